@@ -1,0 +1,178 @@
+"""REST bodies, in and out, and the parts that the sockets share with them.
+
+Bodies that come in refuse unknown fields by name. Credits in bodies that go out are numbers in
+credits (6.0), times are ISO 8601 in UTC.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+
+from .credits import Rates
+from .resources import GIB, MIB, Capability, Load, ResourceRequest
+
+MAX_CODE_BYTES = MIB
+MAX_TIMEOUT_S = 24 * 3600.0
+LANGUAGES = ("python",)
+
+_Seconds = Annotated[float, msgspec.Meta(gt=0, le=MAX_TIMEOUT_S)]
+_Cores = Annotated[float, msgspec.Meta(gt=0, le=1024)]
+_Memory = Annotated[int, msgspec.Meta(ge=64 * MIB, le=4096 * GIB)]
+_Gpus = Annotated[int, msgspec.Meta(ge=0, le=64)]
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a job may use. The hold is the rate of these resources times ``timeout_s``."""
+
+    timeout_s: _Seconds = 60.0
+    cpus: _Cores = 1.0
+    memory_bytes: _Memory = GIB
+    gpus: _Gpus = 0
+
+    def request(self) -> ResourceRequest:
+        """Return the resources of one sandbox."""
+        return ResourceRequest(cores=self.cpus, memory_bytes=self.memory_bytes, gpus=self.gpus)
+
+
+class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of ``POST /jobs``. ``job_id`` is the idempotency key; without one it gets one."""
+
+    code: str
+    user_id: str | None = None
+    language: str = "python"
+    limits: Limits = Limits()
+    job_id: str | None = None
+
+
+class CellSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What makes a job a notebook cell: run by IPython, with variables in and results out."""
+
+    python: str  # "3.11": the captured code objects need this minor version
+    expected: tuple[str, ...] = ()  # the only names that the result may touch
+    inputs: tuple[str, ...] = ()  # captured data names, watched for changes in place
+    out: tuple[str, ...] | None = None  # bring home only these; None: all of ``expected``
+    cell_id: str = ""
+
+
+class Reason(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a job ended as it did, or why it waits."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+class JobView(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as the API shows it."""
+
+    job_id: str
+    user_id: str
+    status: str
+    language: str
+    kind: str  # "script" | "cell"
+    limits: Limits
+    reserved: float  # credits held while the job lives
+    cost: float  # credits charged so far
+    attempt: int  # number of the newest attempt, 0 before the first
+    worker_id: str | None = None
+    worker_name: str | None = None
+    exit_code: int | None = None
+    reason: Reason | None = None
+    waiting: str | None = None  # while queued: why
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    elapsed_s: float | None = None  # started to finished, by the coordinator's clock
+
+
+class JobDetail(JobView, frozen=True, kw_only=True):
+    """``GET /jobs/{job_id}``: the job, and its output as a terminal would show it."""
+
+    code: str
+    stdout: str
+    stderr: str
+    output_truncated: bool = False
+
+
+class JobList(msgspec.Struct, frozen=True, kw_only=True):
+    """``GET /jobs``: newest first. ``next`` is the id to pass as ``before`` for the next page."""
+
+    jobs: tuple[JobView, ...]
+    next: str | None = None
+
+
+class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker as the API shows it."""
+
+    worker_id: str
+    name: str
+    owner: str
+    status: str  # "online" | "offline"
+    capability: Capability
+    load: Load | None = None
+    running: int = 0
+    free_cores: float = 0.0
+    free_memory_bytes: int = 0
+    seen_at: datetime | None = None
+
+
+class WorkerList(msgspec.Struct, frozen=True, kw_only=True):
+    """``GET /workers``."""
+
+    workers: tuple[WorkerView, ...]
+
+
+class AccountView(msgspec.Struct, frozen=True, kw_only=True):
+    """``GET /credits/{user_id}``, all amounts in credits: balance = available + held."""
+
+    user_id: str
+    balance: float
+    available: float
+    held: float
+
+
+class GridStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """``GET /status``: the grid in numbers."""
+
+    version: str
+    protocol: int
+    auth: str  # "open" | "accounts"
+    workers_online: int
+    cores: float
+    jobs_queued: int
+    jobs_running: int
+    rates: Rates
+    worker_share: float
+    uptime_s: float
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """``GET /health``."""
+
+    status: str
+    version: str
+
+
+class Credentials(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of ``POST /auth/register`` and ``POST /auth/login``."""
+
+    user_id: str
+    password: str
+
+
+class TokenView(msgspec.Struct, frozen=True, kw_only=True):
+    """A token, shown once."""
+
+    user_id: str
+    token: str
+    expires_at: datetime
+
+
+class ErrorEnvelope(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of every error: ``detail`` repeats the message for clients that look there."""
+
+    error: dict[str, Any]
+    detail: str

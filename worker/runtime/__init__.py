@@ -1,0 +1,1 @@
+"""What runs inside the sandbox. Imports of ours: ``gridx`` only, copied into the image beside it."""

@@ -1,0 +1,83 @@
+"""The frames between the worker and PID 1 of a sandbox, over its stdin and stdout.
+
+Each frame is ``u32`` big-endian length and MessagePack. The job's own process holds no end of
+these pipes: what it says reaches the supervisor over pipes of its own, and the supervisor puts
+it into ``Events`` and ``Result``. Only the supervisor can say ``Exited``.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from gridx.resources import MIB, Usage
+from gridx.states import Cause
+
+MAX_EVENTS_BYTES = 9 * MIB  # one Events frame
+MAX_RESULT_BYTES = 16 * MIB
+
+
+class Frame(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    """Base of all frames."""
+
+
+class Run(Frame, frozen=True, kw_only=True, tag="run"):
+    """Worker to supervisor: the one call that this sandbox is for."""
+
+    call: int = 0
+    kind: str  # "script" | "cell"
+    code: str
+    timeout_s: float
+    inputs: bytes = b""
+    expected: tuple[str, ...] = ()
+    watched: tuple[str, ...] = ()  # captured data names, compared for changes in place
+    out: tuple[str, ...] | None = None
+    max_result_bytes: int = MAX_RESULT_BYTES
+
+
+class Cancel(Frame, frozen=True, kw_only=True, tag="cancel"):
+    """Worker to supervisor: kill the call and report what it used."""
+
+
+ToSupervisor = Run | Cancel
+
+
+class Ready(Frame, frozen=True, kw_only=True, tag="ready"):
+    """Supervisor to worker: the child is warm, filtered, and waits for its job."""
+
+    python: str
+    filtered: bool  # the child's own seccomp filter is installed
+    warm_s: float = 0.0
+
+
+class Events(Frame, frozen=True, kw_only=True, tag="events"):
+    """Supervisor to worker: whole events of gridx.events, as the child encoded them."""
+
+    data: bytes
+
+
+class Result(Frame, frozen=True, kw_only=True, tag="result"):
+    """Supervisor to worker: gridx.codec.results of the call."""
+
+    data: bytes
+
+
+class Exited(Frame, frozen=True, kw_only=True, tag="exited"):
+    """Supervisor to worker: the last frame. Every event came before it."""
+
+    cause: Cause
+    exit_code: int | None = None
+    message: str = ""
+    usage: Usage
+
+
+FromSupervisor = Ready | Events | Result | Exited
+
+_encoder = msgspec.msgpack.Encoder()
+from_supervisor: msgspec.msgpack.Decoder[FromSupervisor] = msgspec.msgpack.Decoder(FromSupervisor)
+to_supervisor: msgspec.msgpack.Decoder[ToSupervisor] = msgspec.msgpack.Decoder(ToSupervisor)
+
+
+def encode_frame(frame: Frame) -> bytes:
+    """Return ``frame`` with its length before it."""
+    body = _encoder.encode(frame)
+    return len(body).to_bytes(4, "big") + body
