@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import io
 import json
 import os
 import platform
@@ -27,6 +28,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -159,23 +161,24 @@ def packages_version(python_minor: str) -> str:
     )
 
 
-def runtime_version(python_minor: str) -> str:
-    """Return the version of the whole image: packages, recipe and every file copied into it."""
-    return _version_of(
-        [("packages", packages_version(python_minor).encode())]
-        + [("Dockerfile", (RUNTIME_DIR / "Dockerfile").read_bytes())]
-        + [(name, path.read_bytes()) for name, path in _lib_files()]
-    )
+def _runtime_files() -> dict[str, bytes]:
+    """Return the recipe and every file copied into the image, by its path in the context."""
+    files = {f"lib/{name}": path.read_bytes() for name, path in _lib_files()}
+    return {"Dockerfile": (RUNTIME_DIR / "Dockerfile").read_bytes(), **files}
+
+
+def _runtime_version(python_minor: str, files: Mapping[str, bytes]) -> str:
+    return _version_of([("packages", packages_version(python_minor).encode()), *files.items()])
 
 
 def default_image_tag(python_minor: str | None = None) -> str:
     """Return the tag of the image for ``python_minor`` ("3.11"; this process's by default).
 
-    The base is not part of it: which base is at hand is known only to an engine. The manifest
-    names the base by its id.
+    It changes with the package list, a recipe or any file copied into the image. The base is no
+    part of it: which base is at hand is known only to an engine. The manifest names it by its id.
     """
     minor = _checked_minor(python_minor or current_python_minor())
-    return f"gridx/python:{minor}-{runtime_version(minor)}"
+    return f"gridx/python:{minor}-{_runtime_version(minor, _runtime_files())}"
 
 
 # ---------------------------------------------------------------- the engine
@@ -251,7 +254,10 @@ def ensure_image(
         SandboxError: a step failed; it names the step and ends with the log's last lines.
     """
     minor = _checked_minor(python_minor or current_python_minor())
-    tag = default_image_tag(minor)
+    # Read once: what is named is what is built, even while somebody edits the files.
+    files = _runtime_files()
+    version = _runtime_version(minor, files)
+    tag = f"gridx/python:{minor}-{version}"
     if not rebuild and (there := find_image(api, tag)):
         return there
     say = progress or _progress_to_stderr()
@@ -260,13 +266,11 @@ def ensure_image(
             return there
         packages = _ensure_packages(api, minor, say)
         say(f"adding the runtime: {tag}")
-        version = runtime_version(minor)
         manifest = msgspec.structs.replace(packages.manifest, runtime=version)
         _build(
             api,
             tag,
-            dockerfile=RUNTIME_DIR / "Dockerfile",
-            files=[(f"lib/{name}", path) for name, path in _lib_files()],
+            files=files.items(),
             manifest=manifest,
             kind="python",
             buildargs={"PACKAGES": packages.tag},
@@ -293,18 +297,20 @@ def _ensure_packages(api: Any, minor: str, say: Progress) -> ImageInfo:
             packages=packages_in(site),
             base=str(base["Id"]),
         )
-        files = [
+        wheels = [
             (f"site/{name}", path)
             for path in sorted(site.rglob("*"))
             if path.is_file() and not _LEFT_OUT.search(name := path.relative_to(site).as_posix())
         ]
-        size_bytes = sum(path.stat().st_size for _, path in files)
+        size_bytes = sum(path.stat().st_size for _, path in wheels)
         say(f"compiling {len(manifest.packages)} packages ({format_bytes(size_bytes)})")
         _build(
             api,
             tag,
-            dockerfile=RUNTIME_DIR / "packages.Dockerfile",
-            files=files,
+            files=chain(
+                [("Dockerfile", (RUNTIME_DIR / "packages.Dockerfile").read_bytes())],
+                ((name, path.read_bytes()) for name, path in wheels),
+            ),
             manifest=manifest,
             kind="packages",
             buildargs={"BASE": str(base["Id"])},
@@ -328,8 +334,7 @@ def _build(
     api: Any,
     tag: str,
     *,
-    dockerfile: Path,
-    files: Iterable[tuple[str, Path]],
+    files: Iterable[tuple[str, bytes]],
     manifest: ImageManifest,
     kind: str,
     buildargs: Mapping[str, str],
@@ -339,10 +344,9 @@ def _build(
     log: deque[str] = deque(maxlen=20)
     with tempfile.TemporaryFile() as context:
         with tarfile.open(fileobj=context, mode="w") as tar:
-            _add(tar, "Dockerfile", dockerfile.read_bytes())
             _add(tar, "manifest.json", as_json)
-            for name, path in files:
-                _add(tar, name, path.read_bytes())
+            for name, content in files:
+                _add(tar, name, content)
         context.seek(0)
         try:
             lines = api.build(
@@ -372,10 +376,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     info.size = len(content)
     info.mode = 0o644
     info.mtime = 315_532_800  # 1980-01-01: the same input makes the same layer
-    with tempfile.SpooledTemporaryFile(max_size=1 << 24) as data:
-        data.write(content)
-        data.seek(0)
-        tar.addfile(info, data)
+    tar.addfile(info, io.BytesIO(content))
 
 
 def _failed(sentence: str, log: Iterable[str], hint: str | None = None) -> SandboxError:
