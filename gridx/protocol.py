@@ -264,7 +264,8 @@ class JobChanged(Message, frozen=True, kw_only=True, tag="job_changed"):
     """The job's state. A higher ``job.attempt`` than before means: the output begins again.
 
     On the final state every byte of output was sent before. ``cost_ucr``, ``balance_ucr`` and
-    ``held_ucr`` are exact; ``result`` is the accepted attempt's (cells only).
+    ``held_ucr`` are exact; ``result`` is the accepted attempt's (cells only). ``end`` is then
+    the end of the output: a client that has less asks for the rest with Watch.
     """
 
     job: JobView
@@ -272,6 +273,7 @@ class JobChanged(Message, frozen=True, kw_only=True, tag="job_changed"):
     balance_ucr: int | None = None
     held_ucr: int | None = None
     result: bytes | None = None
+    end: Position | None = None
 
 
 ToClient = ClientWelcome | JobChanged | Output | Refused
