@@ -1,0 +1,225 @@
+"""The pickler that takes notebook values to a container: cloudpickle with six corrections.
+
+Stock cloudpickle gives each function a private copy of its globals and of its closure cells,
+pickles ``lru_cache`` objects and ``NewType`` by name, cannot pickle ``singledispatch`` functions
+and forgets submodules. Each of these is a case in ``tests/unit/gridx/ship/cases.py``.
+
+The corrections hang on private hooks of cloudpickle; ``_check_hooks`` fails at import when one
+of them is gone.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import pickle
+import struct
+import sys
+import types
+import typing
+from collections.abc import Callable, Collection
+from typing import Any, Final
+
+import cloudpickle
+from cloudpickle import cloudpickle as _internals
+
+from . import restore
+
+# Smaller buffers cost less inside the stream than beside it.
+_OUT_OF_BAND_BYTES: Final = 4_096
+_MAX_FILE_BYTES: Final = 1_000_000
+_HOOKS: Final = ("_function_getnewargs", "_dynamic_function_reduce", "reducer_override", "dump")
+_FUNCTIONS: Final = ("_function_getstate", "_function_setstate", "_make_function")
+
+
+def _check_hooks() -> None:
+    missing = [name for name in _HOOKS if not hasattr(cloudpickle.Pickler, name)]
+    missing += [name for name in _FUNCTIONS if not hasattr(_internals, name)]
+    if not hasattr(cloudpickle.Pickler(io.BytesIO()), "globals_ref"):
+        missing.append("globals_ref")
+    if missing:
+        raise ImportError(
+            f"cloudpickle {cloudpickle.__version__} lacks {', '.join(missing)}, which Grid-X "
+            f"needs: install the range that gridx-jupyter names, `pip install -U gridx-jupyter`."
+        )
+
+
+_check_hooks()
+
+
+class NotShippable(pickle.PicklingError):
+    """A value that is refused although it could be pickled."""
+
+
+class _Namespace(dict[str, Any]):
+    """Stands for the notebook's namespace inside a payload."""
+
+
+class Shipper(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+    """Pickles values of one notebook namespace into one stream with one memo.
+
+    A function whose globals are the notebook's gets the *target* namespace as its globals, so
+    that the cell and the functions see one state.
+    """
+
+    def __init__(
+        self,
+        namespace: dict[str, Any],
+        *,
+        shipped: Collection[str] = (),
+        may_take: Callable[[str, object], bool] = lambda name, value: True,
+        may_take_environ: bool = False,
+    ) -> None:
+        """
+        Args:
+            namespace: the notebook's.
+            shipped: names that travel on their own, so that functions need not carry them.
+            may_take: whether a function may carry the global ``name`` of the notebook.
+            may_take_environ: ``os.environ`` was asked for by name.
+        """
+        self._stream = io.BytesIO()
+        self.buffers: list[pickle.PickleBuffer] = []
+        self.modules: set[str] = set()
+        self.carried: dict[str, object] = {}
+        """Globals that travel only because a function hidden in a value reads them."""
+        self.warnings: list[str] = []
+        super().__init__(self._stream, protocol=5, buffer_callback=self._keep_buffer)
+        self._namespace = namespace
+        self._stand_in = _Namespace()
+        self._shipped = frozenset(shipped)
+        self._may_take = may_take
+        self._may_take_environ = may_take_environ
+        self._cells: dict[int, types.CellType] = {}
+        # Kept alive, so that an id in self._cells is never used twice.
+        self._functions: list[types.FunctionType] = []
+        self.globals_ref[id(namespace)] = self._stand_in
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes so far, buffers included."""
+        return self._stream.tell() + sum(buffer.raw().nbytes for buffer in self.buffers)
+
+    def payload(self) -> bytes:
+        """Return all that was dumped, in the form that ``restore`` reads."""
+        raws = [buffer.raw() for buffer in self.buffers]
+        sizes = [raw.nbytes | (restore.READ_ONLY if raw.readonly else 0) for raw in raws]
+        stream = self._stream.getvalue()
+        major, minor = sys.version_info[:2]
+        pieces: list[bytes | memoryview] = [
+            restore.HEADER.pack(restore.MAGIC, major, minor, len(raws), len(stream)),
+            struct.pack(f"<{len(sizes)}Q", *sizes),
+            stream,
+        ]
+        at = restore.HEADER.size + 8 * len(sizes) + len(stream)
+        for raw in raws:
+            pieces += [bytes(-at % restore.ALIGNMENT), raw]
+            at += -at % restore.ALIGNMENT + raw.nbytes
+        return b"".join(pieces)
+
+    def _keep_buffer(self, buffer: pickle.PickleBuffer) -> bool:
+        try:
+            nbytes = buffer.raw().nbytes
+        except BufferError:
+            return True  # not one block of memory: it goes into the stream
+        if nbytes < _OUT_OF_BAND_BYTES:
+            return True
+        self.buffers.append(buffer)
+        return False
+
+    def _function_getnewargs(self, function: types.FunctionType) -> tuple[Any, ...]:
+        arguments = super()._function_getnewargs(function)
+        if not function.__closure__:
+            return tuple(arguments)
+        # One new cell for each *original* cell: closures that share a cell go on sharing it.
+        self._functions.append(function)
+        cells = tuple(
+            self._cells.setdefault(id(cell), types.CellType()) for cell in function.__closure__
+        )
+        return (*arguments[:-1], cells)
+
+    def _dynamic_function_reduce(self, function: types.FunctionType) -> tuple[Any, ...]:
+        reduced = super()._dynamic_function_reduce(function)
+        if function.__globals__ is not self._namespace:
+            return tuple(reduced)
+        _, slots = reduced[2]
+        kept = {}
+        for name, value in slots["__globals__"].items():
+            if name not in self._shipped and self._may_take(name, value):
+                kept[name] = self.carried[name] = value
+        slots["__globals__"] = kept
+        return tuple(reduced)
+
+    def reducer_override(self, value: Any) -> Any:
+        rule = _RULES.get(type(value))
+        if rule is not None:
+            reduced = rule(self, value)
+            if reduced is not NotImplemented:
+                return reduced
+        elif type(value).__name__ == "NpzFile":
+            # An open .npz archive: its arrays travel, its file does not.
+            return dict, ({name: value[name] for name in value.files},)
+        self._note_module(value)
+        return super().reducer_override(value)
+
+    def _note_module(self, value: object) -> None:
+        if isinstance(value, types.ModuleType):
+            self.modules.add(value.__name__)
+            return
+        is_code = isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType))
+        module = getattr(value if is_code else type(value), "__module__", None)
+        if isinstance(module, str) and module not in ("__main__", "builtins"):
+            self.modules.add(module)
+
+    def _reduce_namespace(self, value: object) -> Any:
+        return restore.target_namespace, ()
+
+    def _reduce_lru_cache(self, value: Any) -> Any:
+        if getattr(value, "__module__", "") != "__main__":
+            return NotImplemented
+        return restore.rebuild_lru_cache, (value.__wrapped__, value.cache_parameters())
+
+    def _reduce_function(self, value: Any) -> Any:
+        is_generic = (
+            value.__module__ == "__main__"
+            and value.__code__.co_name == "wrapper"
+            and hasattr(value, "registry")
+            and hasattr(value, "dispatch")
+        )
+        if not is_generic:
+            return NotImplemented
+        return restore.rebuild_singledispatch, (dict(value.registry),)
+
+    def _reduce_new_type(self, value: Any) -> Any:
+        if value.__module__ != "__main__":
+            return NotImplemented
+        return typing.NewType, (value.__name__, value.__supertype__)
+
+    def _reduce_file(self, value: Any) -> Any:
+        try:
+            size = os.fstat(value.fileno()).st_size
+        except (OSError, ValueError):
+            return NotImplemented
+        if size > _MAX_FILE_BYTES:
+            raise NotShippable(f"the open file {value.name!r} holds {size:,} bytes")
+        self.warnings.append(
+            f"The open file {value.name!r} travels as its remaining text; "
+            f"what the cell does to it stays there."
+        )
+        return NotImplemented
+
+    def _reduce_environ(self, value: Any) -> Any:
+        if not self._may_take_environ:
+            raise NotShippable("it holds os.environ, which may hold secrets")
+        return dict, (dict(value),)
+
+
+_Rule = Callable[[Shipper, Any], Any]
+_RULES: Final[dict[type, _Rule]] = {
+    _Namespace: Shipper._reduce_namespace,
+    functools._lru_cache_wrapper: Shipper._reduce_lru_cache,
+    types.FunctionType: Shipper._reduce_function,
+    typing.NewType: Shipper._reduce_new_type,
+    io.TextIOWrapper: Shipper._reduce_file,
+    type(os.environ): Shipper._reduce_environ,
+}

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fresh_process import FreshProcesses
+
+
+@pytest.fixture(scope="session")
+def fresh() -> Iterator[FreshProcesses]:
+    processes = FreshProcesses()
+    yield processes
+    processes.close()
+
+
+@pytest.fixture
+def notebook(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The namespace of a notebook, which is ``__main__`` as in a kernel."""
+    main = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    namespace = vars(main)
+    namespace["__builtins__"] = __builtins__
+    namespace["huge_unrelated"] = bytearray(10**6)
+    return namespace

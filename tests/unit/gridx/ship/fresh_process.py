@@ -1,0 +1,107 @@
+"""A clean process that forks a child for each cell: fresh, and without the price of a start.
+
+It has never seen the notebook; the child holds what ``restore`` puts there and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+from typing import Any
+
+_SERVER = """
+import ast, asyncio, inspect, io, json, os, struct, sys, traceback, types, warnings
+warnings.simplefilter("ignore")
+import numpy, pandas
+from IPython.core.interactiveshell import InteractiveShell
+from gridx.ship.restore import restore
+
+def read(stream):
+    size = stream.read(4)
+    return stream.read(struct.unpack("<I", size)[0]) if size else None
+
+def run_plain(cell, namespace):
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    result = eval(compile(cell, "<cell>", "exec", flags=flags, dont_inherit=True), namespace)
+    if inspect.iscoroutine(result):
+        asyncio.run(result)
+
+def run_in_shell(cell, main):
+    shell = InteractiveShell.instance(user_module=main, user_ns=main.__dict__)
+    shell.history_manager.enabled = False
+    def system(command):
+        command = shell.var_expand(command, depth=1)
+        print(os.popen(command).read(), end="")
+    shell.system = system
+    result = shell.run_cell(cell)
+    error = result.error_before_exec or result.error_in_exec
+    if error is not None:
+        raise error
+
+def child(head, payload):
+    main = types.ModuleType("__main__")
+    sys.modules["__main__"] = main
+    main.__dict__["__builtins__"] = __builtins__
+    sys.stdout = out = io.StringIO()
+    error = None
+    try:
+        if payload:
+            restore(payload, main.__dict__)
+        if head["ipython"]:
+            run_in_shell(head["cell"], main)
+        else:
+            run_plain(head["cell"], main.__dict__)
+    except BaseException as exc:
+        error = f"{type(exc).__name__}: {exc}"
+    return {"out": out.getvalue(), "error": error}
+
+stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
+while True:
+    head, payload = read(stdin), read(stdin)
+    if head is None:
+        break
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        answer = json.dumps(child(json.loads(head), payload)).encode()
+        while answer:
+            answer = answer[os.write(writer, answer):]
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        answer = pipe.read()
+    os.waitpid(pid, 0)
+    stdout.write(struct.pack("<I", len(answer)) + answer)
+    stdout.flush()
+"""
+
+
+class FreshProcesses:
+    """Runs cells in forked children of one clean process."""
+
+    def __init__(self) -> None:
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", _SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    def run(self, cell: str, payload: bytes, *, ipython: bool = False) -> dict[str, Any]:
+        """Return ``out`` (stdout) and ``error`` (text, or None) of ``cell``."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        head = json.dumps({"cell": cell, "ipython": ipython}).encode()
+        for part in (head, payload):
+            self._server.stdin.write(struct.pack("<I", len(part)) + part)
+        self._server.stdin.flush()
+        (size,) = struct.unpack("<I", self._server.stdout.read(4))
+        answer: dict[str, Any] = json.loads(self._server.stdout.read(size))
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.close()
+        self._server.wait()
+        self._server.stdout.close()
