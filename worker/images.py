@@ -199,7 +199,7 @@ def engine_client(*, timeout_s: float = 60.0) -> Any:
             hint=(
                 "Join its group with `sudo usermod -aG docker $USER` and log in again."
                 if denied
-                else "Start Docker, or let `scripts/docker_engine.sh start` do it; "
+                else "Start Docker, or let `python scripts/docker_engine.py start` do it; "
                 "docs/howto/install-docker.md has the commands of each system."
             ),
             cause=str(error),
