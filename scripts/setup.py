@@ -82,7 +82,8 @@ def main() -> None:
     say("installing the pinned packages (one or two minutes the first time)")
     done = subprocess.call(
         [
-            *(str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"),
+            *(str(python), "-m", "pip", "install", "-qq", "--no-compile"),
+            "--disable-pip-version-check",
             *("-c", str(REPOSITORY / "constraints.txt"), "-e", str(REPOSITORY) + "[dev]"),
         ],
         stdin=subprocess.DEVNULL,
