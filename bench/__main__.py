@@ -1,0 +1,9 @@
+"""Every benchmark, one table after the other: ``make bench`` or ``python -m bench``."""
+
+from __future__ import annotations
+
+from . import cell, memory
+
+cell.main([])
+print()
+memory.main([])
