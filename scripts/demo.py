@@ -35,6 +35,9 @@ import nbformat
 from docker_engine import EngineUnavailable, using_engine
 from nbclient import NotebookClient
 
+from gridx.errors import SandboxError
+from worker.images import engine_client, ensure_image
+
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 NOTEBOOK: Final = REPOSITORY / "examples" / "01_first_cell.ipynb"
 RESULT_DIR: Final = REPOSITORY / ".cache" / "demo"
@@ -175,15 +178,11 @@ def running_grid(sandbox: str, scratch: Path) -> Iterator[Grid]:
 @contextmanager
 def sandbox_choice(scratch: Path) -> Iterator[str]:
     """Yield "docker" while an engine with the image is at hand, else "process" with its notice."""
-    from gridx.errors import SandboxError
-
     with ExitStack() as stack:
         try:
             host = stack.enter_context(using_engine())
             if host:
                 os.environ["DOCKER_HOST"] = host
-            from worker.images import engine_client, ensure_image
-
             info = ensure_image(engine_client())
             say(f"sandbox image {info.tag}")
         except EngineUnavailable as unavailable:
@@ -205,7 +204,7 @@ def sandbox_choice(scratch: Path) -> Iterator[str]:
 # ---------------------------------------------------------------- the notebook
 
 
-class ShownNotebook(NotebookClient):  # type: ignore[misc]  # nbclient ships no types
+class ShownNotebook(NotebookClient):
     """A notebook whose outputs are printed while they come."""
 
     def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
@@ -318,8 +317,6 @@ def show_balances(grid: Grid, before: dict[str, float], cost: float) -> None:
 
 def check_nothing_left(worker_id: str) -> None:
     """Look for containers of the worker that has ended."""
-    from worker.images import engine_client
-
     api = engine_client(timeout_s=10)
     try:
         left = api.containers(all=True, quiet=True, filters={"label": f"gridx.worker={worker_id}"})
@@ -360,7 +357,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="A grid on this machine, and a notebook on it.")
     parser.add_argument("--lab", action="store_true", help="open JupyterLab instead")
     options = parser.parse_args()
-    sys.path.insert(0, str(REPOSITORY))
     # What was started is ended on the way out, so a polite kill must take that way too.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda n, _: sys.exit(128 + n))

@@ -30,12 +30,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import docker
 import docker.errors
-import docker.utils
 import requests
+
+from gridx.errors import SandboxError
+from worker.images import engine_client
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 PACKAGES: Final = ("docker.io", "debootstrap")  # the second makes the image where no registry is
@@ -117,16 +118,15 @@ def why_unusable(host: str | None) -> str | None:
     Asks within ``ANSWER_TIMEOUT_S``; an engine that answers but cannot isolate is refused too.
     """
     try:
-        where: dict[str, Any] = {"base_url": host} if host else docker.utils.kwargs_from_env()
-        api = docker.APIClient(version="auto", timeout=ANSWER_TIMEOUT_S, **where)
-        try:
-            info = api.info()
-        finally:
-            api.close()
-    except (docker.errors.DockerException, requests.RequestException, ValueError) as error:
-        if "Permission denied" in str(error):
-            return "an engine is there, but this user may not speak to it"
-        return "no engine answers"
+        api = engine_client(timeout_s=ANSWER_TIMEOUT_S, host=host)
+    except SandboxError as error:
+        return error.message.rstrip(".")
+    try:
+        info = api.info()
+    except (docker.errors.DockerException, requests.RequestException) as error:
+        return f"the engine does not say what it is ({error})"
+    finally:
+        api.close()
     if info.get("OSType") != "linux":
         return f"the engine runs {info.get('OSType')} containers; Linux ones are needed"
     missing = [
@@ -158,7 +158,7 @@ def what_to_type(reason: str) -> str:
         )
     else:
         how = "Install Docker Engine with your system's packages and start it, then try again."
-    return f"Docker: {reason}.\n{how}\nMore: docs/howto/install-docker.md"
+    return f"{reason[0].upper()}{reason[1:]}.\n{how}\nMore: docs/howto/install-docker.md"
 
 
 # ---------------------------------------------------------------- a private one
@@ -271,11 +271,11 @@ def stop_private(private: Private) -> None:
 def _remove_containers(private: Private) -> None:
     """Kill what still runs, so that the engine does not wait ten seconds for each."""
     try:
-        api = docker.APIClient(base_url=private.host, version="auto", timeout=10)
+        api = engine_client(timeout_s=10, host=private.host)
         for container in api.containers(all=True, quiet=True):
             api.remove_container(container["Id"], force=True)
         api.close()
-    except (docker.errors.DockerException, requests.RequestException) as error:
+    except (SandboxError, docker.errors.DockerException, requests.RequestException) as error:
         say(f"containers were left to the engine's own stop ({error})")
 
 

@@ -19,6 +19,7 @@ import os
 import platform
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -49,6 +50,7 @@ CORE_DIR: Final = Path(gridx.__file__).parent
 LABEL: Final = "gridx.image"  # "base", "packages" or "python": what an image of ours is
 MANIFEST_LABEL: Final = "gridx.manifest"
 
+DEFAULT_SOCKET: Final = "unix:///var/run/docker.sock"
 REGISTRY_TIMEOUT_S: Final = 10.0
 PULL_TIMEOUT_S: Final = 600.0
 BUILD_TIMEOUT_S: Final = 900.0
@@ -184,26 +186,40 @@ def default_image_tag(python_minor: str | None = None) -> str:
 # ---------------------------------------------------------------- the engine
 
 
-def engine_client(*, timeout_s: float = 60.0) -> Any:
-    """Return a low-level client of the engine that ``DOCKER_HOST`` or the default socket names.
+def engine_client(*, timeout_s: float = 60.0, host: str | None = None) -> Any:
+    """Return a low-level docker-py client of an engine that answers.
+
+    Args:
+        timeout_s: of each call.
+        host: its address; by default what ``DOCKER_HOST`` or the default socket says.
 
     Raises:
         SandboxError: no engine answers, or this user may not speak to it.
     """
+    address: dict[str, Any] = {"base_url": host} if host else docker.utils.kwargs_from_env()
     try:
-        return docker.APIClient(version="auto", timeout=timeout_s, **docker.utils.kwargs_from_env())
-    except docker.errors.DockerException as error:
-        denied = "Permission denied" in str(error)
+        _try_socket(address.get("base_url") or DEFAULT_SOCKET, timeout_s)
+        return docker.APIClient(version="auto", timeout=timeout_s, **address)
+    except PermissionError as error:
         raise SandboxError(
-            "This user may not use the Docker engine." if denied else "No Docker engine answers.",
-            hint=(
-                "Join its group with `sudo usermod -aG docker $USER` and log in again."
-                if denied
-                else "Start Docker, or let `python scripts/docker_engine.py start` do it; "
-                "docs/howto/install-docker.md has the commands of each system."
-            ),
-            cause=str(error),
+            "A Docker engine is there, but this user may not speak to it.",
+            hint="Join its group with `sudo usermod -aG docker $USER` and log in again.",
         ) from error
+    except (OSError, docker.errors.DockerException) as error:
+        raise SandboxError(
+            "No Docker engine answers.",
+            hint="Start Docker, or let `python scripts/docker_engine.py start` do it; "
+            "docs/howto/install-docker.md has the commands of each system.",
+        ) from error
+
+
+def _try_socket(address: str, timeout_s: float) -> None:
+    """Connect once to a Unix socket: docker-py leaks its own when nobody listens there."""
+    path = re.sub(r"^(http\+)?unix:/*", "/", address)
+    if path != address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(timeout_s)
+            probe.connect(path)
 
 
 def _find(api: Any, name: str) -> dict[str, Any] | None:
@@ -274,6 +290,7 @@ def ensure_image(
             manifest=manifest,
             kind="python",
             buildargs={"PACKAGES": packages.tag},
+            nocache=rebuild,
         )
         built = find_image(api, tag)
         if built is None:
@@ -338,6 +355,7 @@ def _build(
     manifest: ImageManifest,
     kind: str,
     buildargs: Mapping[str, str],
+    nocache: bool = False,
 ) -> None:
     """Build ``tag`` from a context of ``files``, with no network in any step."""
     as_json = msgspec.json.encode(manifest)
@@ -356,6 +374,7 @@ def _build(
                 buildargs=dict(buildargs),
                 labels={LABEL: kind, MANIFEST_LABEL: as_json.decode()},
                 network_mode="none",
+                nocache=nocache,
                 rm=True,
                 forcerm=True,
                 decode=True,
@@ -528,12 +547,18 @@ def _apt_sources() -> tuple[str, dict[str, str]]:
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return "", {}
+    mirrors = _main_mirrors(listed)
+    return (distribution, mirrors) if mirrors else ("", {})
+
+
+def _main_mirrors(listed: str) -> dict[str, str]:
+    """Return the first mirror of each release's ``main`` from lines "RELEASE COMPONENT URI"."""
     mirrors: dict[str, str] = {}
     for line in listed.splitlines():
         release, component, uri = line.split(" ", 2)
         if component == "main":
             mirrors.setdefault(release, uri)
-    return (distribution, mirrors) if mirrors else ("", {})
+    return mirrors
 
 
 def _python_of(api: Any, image: str, minor: str) -> str:
