@@ -1,0 +1,436 @@
+"""The same client for scripts and notebook kernels, without ``await``.
+
+No second implementation: one event loop runs in one daemon thread of the process, and every
+call here is a call of ``gridx.client`` there. A job's updates are read by the caller's own
+thread, with short waits, so that an interrupt gets through at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+import weakref
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar, overload
+
+import msgspec
+
+from .client import Client, Job
+from .clock import monotonic_s
+from .errors import GridXError, InvalidRequest, TransportError
+from .events import Stream
+from .feed import START
+from .ids import new_job_id
+from .link import PATIENCE_S
+from .protocol import ClientWelcome, Position
+from .resources import MIB
+from .schemas import (
+    AccountView,
+    CellSpec,
+    GridStatus,
+    Health,
+    JobDetail,
+    JobList,
+    JobRequest,
+    JobView,
+    Limits,
+    TokenView,
+    WorkerView,
+)
+from .settings import ConnectionSettings, load
+from .updates import EventArrived, Finished, Restarted, Update
+
+T = TypeVar("T")
+
+# An interrupt ends a wait at once in the main thread; elsewhere, and where the signal was
+# delivered to another thread, it is seen after this long.
+_WAIT_S: Final = 0.2
+_CANCEL_S: Final = 2.0
+_KEPT_TEXT_CHARS: Final = 16 * MIB
+
+
+class _LoopThread:
+    """The event loop of this process, in its one daemon thread."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.loop = asyncio.new_event_loop()
+        self.clients: weakref.WeakSet[Client] = weakref.WeakSet()
+        self._thread = threading.Thread(target=self._run, name="gridx", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+    def start(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    def stop(self) -> None:
+        """End the loop and its tasks, in bounded time."""
+        if self.pid == os.getpid() and self._thread.is_alive():
+            self.loop.call_soon_threadsafe(lambda: self.loop.create_task(self._wind_up()))
+            self._thread.join(_CANCEL_S)
+            if not self._thread.is_alive():
+                self.loop.close()
+
+    async def _wind_up(self) -> None:
+        await asyncio.gather(*(client.close() for client in list(self.clients)))
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+        self.loop.stop()
+
+
+_start_lock = threading.Lock()
+_thread: _LoopThread | None = None
+
+
+def _loop_thread() -> _LoopThread:
+    """Return this process's loop; after a fork, the child gets its own."""
+    global _thread
+    with _start_lock:
+        if _thread is None:
+            _thread = _LoopThread()
+        return _thread
+
+
+def _after_fork() -> None:
+    """In the child there is no loop thread, and the lock may be held by a thread that is not."""
+    global _thread, _start_lock, _default
+    _start_lock = threading.Lock()
+    _thread = None
+    _default = None
+
+
+def _at_exit() -> None:
+    if _thread is not None:
+        _thread.stop()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_at_exit)
+
+
+class BlockingJob:
+    """One watched job. ``updates`` has one reader at a time."""
+
+    def __init__(self, job: Job, thread: _LoopThread) -> None:
+        self._job = job
+        self._thread = thread
+        self._texts: dict[str, list[str]] = {"stdout": [], "stderr": []}
+        self._room_chars = _KEPT_TEXT_CHARS
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self._job.id
+
+    @property
+    def view(self) -> JobView:
+        """The newest state that came."""
+        return self._job.view
+
+    @property
+    def position(self) -> Position:
+        """Where the output is that was read last: attach there to go on."""
+        return self._job.position
+
+    @property
+    def finished(self) -> Finished | None:
+        """The last update, once it was read."""
+        return self._job.finished
+
+    @property
+    def stdout(self) -> str:
+        """What the job printed, as far as its updates were read (at most 16 Mi characters)."""
+        return "".join(self._texts["stdout"])
+
+    @property
+    def stderr(self) -> str:
+        """What the job wrote on stderr, as far as its updates were read."""
+        return "".join(self._texts["stderr"])
+
+    @overload
+    def updates(self, *, idle_s: None = None) -> Iterator[Update]: ...
+
+    @overload
+    def updates(self, *, idle_s: float) -> Iterator[Update | None]: ...
+
+    def updates(self, *, idle_s: float | None = None) -> Iterator[Update | None]:
+        """Yield what happens, ``Finished`` last; with ``idle_s``, None after so long a silence.
+
+        Raises:
+            TransportError: the coordinator was lost and stayed away.
+            ProtocolError: what came is not in the protocol.
+        """
+        while self._job.finished is None:
+            self._same_process()
+            update = self._job.take(_WAIT_S if idle_s is None else idle_s)
+            if update is not None:
+                self._note(update)
+                yield update
+            elif idle_s is not None:
+                yield None
+
+    def _note(self, update: Update) -> None:
+        if isinstance(update, Restarted):
+            for texts in self._texts.values():
+                texts.clear()
+            self._room_chars = _KEPT_TEXT_CHARS
+        elif isinstance(update, EventArrived) and isinstance(update.event, Stream):
+            text = update.event.text[: self._room_chars]
+            self._room_chars -= len(text)
+            self._texts[update.event.name].append(text)
+
+    def wait(self, timeout_s: float | None = None) -> Finished:
+        """Read the updates to the end and return the last.
+
+        Raises:
+            TimeoutError: the job did not end within ``timeout_s``; it goes on.
+        """
+        until_s = None if timeout_s is None else monotonic_s() + timeout_s
+        for _ in self.updates(idle_s=_WAIT_S if timeout_s is None else min(_WAIT_S, timeout_s)):
+            if until_s is not None and self.finished is None and monotonic_s() >= until_s:
+                raise TimeoutError(f"Job {self.id} did not end within {timeout_s} s.")
+        assert self.finished is not None, "updates() ends with it or raises"
+        return self.finished
+
+    def cancel(self, timeout_s: float = _CANCEL_S) -> Finished | None:
+        """Ask for the job's end and wait for it at most ``timeout_s``.
+
+        Returns:
+            the end with its cost and balance; None when it has not come yet. The request
+            stands, and is repeated after a cut.
+
+        Raises:
+            GridXError: the coordinator refuses; never that it cannot be reached.
+        """
+        until_s = monotonic_s() + timeout_s
+        if self.finished is not None:
+            return self.finished
+        self._same_process()
+        asked = self._thread.start(self._job.cancel())
+        try:
+            asked.result(timeout_s)
+            return self.wait(max(0.0, until_s - monotonic_s()))
+        except (TransportError, TimeoutError, FutureTimeoutError):
+            return None
+
+    def detach(self) -> None:
+        """Stop watching. The job goes on."""
+        self._same_process()
+        self._thread.loop.call_soon_threadsafe(self._job.detach)
+
+    def _same_process(self) -> None:
+        if self._thread.pid != os.getpid():
+            raise TransportError(
+                "This job is watched by the process that submitted it, and this is a fork of it.",
+                hint=f"Use client.attach({self.id!r}) here.",
+            )
+
+
+class BlockingClient:
+    """A client of one coordinator, for any thread. A forked child opens its own connection.
+
+    Args: as ``gridx.Client``.
+    """
+
+    def __init__(
+        self,
+        settings: ConnectionSettings | None = None,
+        *,
+        url: str | None = None,
+        user: str | None = None,
+        token: str | None = None,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self.settings = settings or load(url, user, token)
+        self._patience_s = patience_s
+        self._made: tuple[_LoopThread, Client] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _client(self) -> tuple[_LoopThread, Client]:
+        thread = _loop_thread()
+        if self._made is None or self._made[0] is not thread:
+
+            async def make() -> Client:
+                client = Client(self.settings, patience_s=self._patience_s)
+                thread.clients.add(client)
+                return client
+
+            self._made = (thread, thread.start(make()).result())
+        return self._made
+
+    @property
+    def welcome(self) -> ClientWelcome | None:
+        """The coordinator's newest welcome: prices, and the balance at that moment."""
+        return self._made[1].welcome if self._made else None
+
+    def connect(self) -> ClientWelcome:
+        """Open the connection now. Raises TransportError or AuthError."""
+        thread, client = self._client()
+        return thread.start(client.connect()).result()
+
+    def close(self) -> None:
+        """Close the connection. Jobs go on."""
+        if self._made is not None and self._made[0].pid == os.getpid():
+            thread, client = self._made
+            self._made = None
+            thread.start(client.close()).result()
+
+    def submit(
+        self,
+        code: str,
+        *,
+        timeout_s: float | None = None,
+        cpus: float | None = None,
+        memory_bytes: int | None = None,
+        gpus: int | None = None,
+        language: str = "python",
+        cell: CellSpec | None = None,
+        inputs: bytes = b"",
+        job_id: str | None = None,
+    ) -> BlockingJob:
+        """Submit ``code`` and return the job once the coordinator has accepted it.
+
+        Args:
+            code: the source, as text.
+            timeout_s, cpus, memory_bytes, gpus: limits; None takes the default (60 s, 1 core,
+                1 GiB, no GPU).
+            cell, inputs: what makes it a notebook cell.
+            job_id: the idempotency key; the same id is the same job.
+
+        Raises:
+            GridXError: whatever the coordinator refuses, by its own class.
+            KeyboardInterrupt: while it waits; the job, if it was accepted, is cancelled.
+        """
+        given = {
+            "timeout_s": timeout_s,
+            "cpus": cpus,
+            "memory_bytes": memory_bytes,
+            "gpus": gpus,
+        }
+        request = JobRequest(
+            code=code,
+            language=language,
+            limits=_limits({key: value for key, value in given.items() if value is not None}),
+            job_id=job_id or new_job_id(),
+        )
+        thread, client = self._client()
+        asked = thread.start(client.submit(request, cell=cell, inputs=inputs))
+        try:
+            return BlockingJob(asked.result(), thread)
+        except KeyboardInterrupt:
+            thread.start(_cancel_when_accepted(asked))
+            raise
+
+    def attach(self, job_id: str, *, after: Position = START) -> BlockingJob:
+        """Return the job of that id, watched from ``after`` on. Raises NotFound."""
+        thread, client = self._client()
+        return BlockingJob(thread.start(client.attach(job_id, after=after)).result(), thread)
+
+    def cancel(self, job_id: str) -> JobView:
+        """Ask for the end of a job that need not be watched; return its state."""
+        thread, client = self._client()
+        return thread.start(client.cancel(job_id)).result()
+
+    def jobs(self, *, limit: int | None = None, before: str | None = None) -> JobList:
+        """Return this user's jobs, newest first."""
+        thread, client = self._client()
+        return thread.start(client.jobs(limit=limit, before=before)).result()
+
+    def job(self, job_id: str) -> JobDetail:
+        """Return one job with its code and its output as text."""
+        thread, client = self._client()
+        return thread.start(client.job(job_id)).result()
+
+    def workers(self) -> tuple[WorkerView, ...]:
+        """Return the workers that the coordinator knows."""
+        thread, client = self._client()
+        return thread.start(client.workers()).result()
+
+    def balance(self, user: str | None = None) -> AccountView:
+        """Return the account of ``user``, or of this client's user."""
+        thread, client = self._client()
+        return thread.start(client.balance(user)).result()
+
+    def status(self) -> GridStatus:
+        """Return the grid in numbers."""
+        thread, client = self._client()
+        return thread.start(client.status()).result()
+
+    def health(self) -> Health:
+        """Return whether the coordinator is well, and its version."""
+        thread, client = self._client()
+        return thread.start(client.health()).result()
+
+    def register(self, user: str, password: str) -> TokenView:
+        """Make an account and return its first token."""
+        thread, client = self._client()
+        return thread.start(client.register(user, password)).result()
+
+    def login(self, user: str, password: str) -> TokenView:
+        """Return a new token for ``user``."""
+        thread, client = self._client()
+        return thread.start(client.login(user, password)).result()
+
+
+def _limits(given: dict[str, Any]) -> Limits:
+    try:
+        return msgspec.convert(given, Limits)
+    except msgspec.ValidationError as exc:
+        raise InvalidRequest(f"A limit is out of range: {exc}.") from None
+
+
+async def _cancel_when_accepted(asked: Future[Job]) -> None:
+    try:
+        job = await asyncio.wait_for(asyncio.wrap_future(asked), _CANCEL_S)
+        await asyncio.wait_for(job.cancel(), _CANCEL_S)
+        job.detach()
+    except (GridXError, TimeoutError):
+        pass  # refused, or out of reach: there is nobody left to tell
+
+
+_default: BlockingClient | None = None
+
+
+def connect(
+    url: str | None = None, user: str | None = None, token: str | None = None
+) -> BlockingClient:
+    """Return a connected client.
+
+    Raises:
+        TransportError: nothing answers; the sentence names the address.
+        AuthError: the coordinator does not accept who we are.
+    """
+    client = BlockingClient(url=url, user=user, token=token)
+    client.connect()
+    return client
+
+
+def submit(code: str, **options: Any) -> BlockingJob:
+    """Submit ``code`` with this process's own client, from the settings file and environment.
+
+    Args: as ``BlockingClient.submit``.
+    """
+    global _default
+    if _default is None:
+        _default = BlockingClient()
+    return _default.submit(code, **options)

@@ -1,0 +1,405 @@
+"""The asynchronous client: submit, watch, cancel, and ask what the grid knows.
+
+One WebSocket carries every job of a client. When it is cut, the client dials again, sends
+again what was not answered (a job's id makes that safe), and goes on with each job at the byte
+where it stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+import msgspec
+
+from .errors import Conflict, GridXError, PayloadTooLarge, TransportError, from_body
+from .feed import FEED_LIMIT_BYTES, START, Ask, Feed
+from .ids import new_job_id, parse_job_id
+from .link import PATIENCE_S, FromCoordinator, Link
+from .protocol import (
+    MAX_PAYLOAD_BYTES,
+    Cancel,
+    ClientWelcome,
+    JobChanged,
+    Output,
+    Position,
+    Refused,
+    Submit,
+    Unwatch,
+    Watch,
+)
+from .resources import format_bytes
+from .rest import Rest
+from .schemas import (
+    AccountView,
+    CellSpec,
+    Credentials,
+    GridStatus,
+    Health,
+    JobDetail,
+    JobList,
+    JobRequest,
+    JobView,
+    TokenView,
+    WorkerList,
+    WorkerView,
+)
+from .settings import ConnectionSettings, load
+from .updates import EventArrived, Finished, Update
+
+
+class Job:
+    """One watched job. ``updates`` has one reader at a time."""
+
+    def __init__(self, client: Client, job_id: str, feed: Feed, submit: Submit | None) -> None:
+        self._client = client
+        self._feed = feed
+        self._submit = submit  # until it is answered
+        self._wake = asyncio.Event()
+        self._accepted = _answer_to_come()
+        self._cancelling: asyncio.Future[None] | None = None
+        self._wants_cancel = False
+        self.id = job_id
+        self.finished: Finished | None = None
+        self.position = feed.position
+
+    @property
+    def view(self) -> JobView:
+        """The newest state that came."""
+        assert self._feed.view is not None, "set by the answer to submit or attach"
+        return self._feed.view
+
+    async def updates(self) -> AsyncIterator[Update]:
+        """Yield what happens, ``Finished`` last.
+
+        Raises:
+            TransportError: the coordinator was lost and stayed away.
+            ProtocolError: what came is not in the protocol.
+        """
+        while self.finished is None:
+            update = self.take()
+            if update is not None:
+                yield update
+                continue
+            self._wake.clear()
+            if not self._feed.has_next():
+                await self._wake.wait()
+
+    def take(self, timeout_s: float | None = None) -> Update | None:
+        """Return the next update, or None. With ``timeout_s`` it blocks its thread so long:
+        for a reader outside the event loop (gridx.blocking), never for a coroutine."""
+        update = self._feed.take(timeout_s)
+        if self._feed.wants_resume:
+            self._client.resume_soon(self)
+        if isinstance(update, EventArrived):
+            self.position = update.position
+        elif isinstance(update, Finished):
+            self.finished = update
+        return update
+
+    async def wait(self) -> Finished:
+        """Read, and drop, the updates to the end; return the last."""
+        async for _ in self.updates():
+            pass
+        assert self.finished is not None
+        return self.finished
+
+    async def cancel(self) -> None:
+        """Ask for the job's end and return once the coordinator has answered.
+
+        The request outlives a cut. What the job cost comes with ``Finished``.
+        """
+        await self._client.cancel_watched(self)
+
+    def detach(self) -> None:
+        """Stop watching. The job goes on."""
+        self._client.forget(self)
+
+
+class Client:
+    """A client of one coordinator, for the event loop that is running when it is first used.
+
+    Args:
+        settings: from ``gridx.settings.load``; without it, the arguments are given to ``load``.
+        patience_s: how long a lost coordinator is waited for while jobs are watched.
+        feed_limit_bytes: how much output of one job waits for a slow reader.
+    """
+
+    def __init__(
+        self,
+        settings: ConnectionSettings | None = None,
+        *,
+        url: str | None = None,
+        user: str | None = None,
+        token: str | None = None,
+        patience_s: float = PATIENCE_S,
+        feed_limit_bytes: int = FEED_LIMIT_BYTES,
+    ) -> None:
+        self.settings = settings or load(url, user, token)
+        self._feed_limit_bytes = feed_limit_bytes
+        self._jobs: dict[str, list[Job]] = {}
+        self._rest_calls: Rest | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._link = Link(
+            self.settings,
+            on_message=self._on_message,
+            on_up=self._on_up,
+            on_down=self._on_down,
+            on_gone=self._on_gone,
+            is_needed=lambda: bool(self._jobs),
+            patience_s=patience_s,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @property
+    def welcome(self) -> ClientWelcome | None:
+        """The coordinator's newest welcome: prices, and the balance at that moment."""
+        return self._link.welcome
+
+    async def connect(self) -> ClientWelcome:
+        """Open the connection now instead of with the first job.
+
+        Raises:
+            TransportError: nothing answers.
+            AuthError: the coordinator does not accept who we are.
+        """
+        self._loop = asyncio.get_running_loop()
+        return await self._link.open()
+
+    async def close(self) -> None:
+        """Close the connection. Jobs go on; their readers get a TransportError."""
+        await self._link.close()
+        self._on_gone(TransportError("The client was closed.", hint="Attach to the job again."))
+        if self._rest_calls is not None:
+            self._rest_calls.close()
+            self._rest_calls = None
+
+    # --- jobs -------------------------------------------------------------------------------
+
+    async def submit(
+        self, job: JobRequest, *, cell: CellSpec | None = None, inputs: bytes = b""
+    ) -> Job:
+        """Submit ``job`` and return it, watched, once the coordinator has accepted it.
+
+        Without a ``job_id`` it gets one. After a cut the same id is sent again.
+
+        Raises:
+            GridXError: whatever the coordinator refuses, by its own class.
+            TransportError: it does not answer; with a cut in between, the job may be there.
+        """
+        welcome = await self.connect()
+        if len(inputs) > min(welcome.max_payload_bytes, MAX_PAYLOAD_BYTES):
+            raise PayloadTooLarge(
+                f"The cell's variables come to {format_bytes(len(inputs))}; at most"
+                f" {format_bytes(welcome.max_payload_bytes)} travel with one job.",
+                payload_bytes=len(inputs),
+                limit_bytes=welcome.max_payload_bytes,
+            )
+        job_id = parse_job_id(job.job_id) if job.job_id else new_job_id()
+        job = msgspec.structs.replace(job, job_id=job_id, user_id=None)
+        watched = Job(self, job_id, self._feed(START), Submit(job=job, cell=cell, inputs=inputs))
+        return await self._watch(watched)
+
+    async def attach(self, job_id: str, *, after: Position = START) -> Job:
+        """Return the job of that id, watched from ``after`` on.
+
+        Raises:
+            NotFound: there is none, or it is not yours.
+        """
+        await self.connect()
+        watched = Job(self, parse_job_id(job_id), self._feed(after), None)
+        return await self._watch(watched)
+
+    def _feed(self, after: Position) -> Feed:
+        return Feed(after=after, limit_bytes=self._feed_limit_bytes)
+
+    async def _watch(self, job: Job) -> Job:
+        self._jobs.setdefault(job.id, []).append(job)
+        self._announce(job)
+        if not self._link.is_up:  # lost between the welcome and here
+            await self._link.open()
+            self._announce(job)
+        try:
+            await job._accepted
+        except BaseException:
+            self.forget(job)
+            raise
+        return job
+
+    def _announce(self, job: Job) -> None:
+        """Say what the coordinator must know of ``job`` on this connection."""
+        if job._submit is not None:
+            self._link.send(job._submit)
+        else:
+            self._link.send(Watch(job_id=job.id, after=job._feed.position))
+        if job._wants_cancel:
+            self._link.send(Cancel(job_id=job.id))
+
+    async def cancel_watched(self, job: Job) -> None:
+        """See ``Job.cancel``."""
+        if job._feed.is_over:
+            return
+        if job._cancelling is None or job._cancelling.done():
+            job._cancelling = _answer_to_come()
+        job._wants_cancel = True
+        self._link.send(Cancel(job_id=job.id))
+        await asyncio.shield(job._cancelling)
+
+    def forget(self, job: Job) -> None:
+        """See ``Job.detach``."""
+        watching = self._jobs.get(job.id, [])
+        if job in watching:
+            watching.remove(job)
+            if not watching:
+                del self._jobs[job.id]
+                if not job._feed.is_over:
+                    self._link.send(Unwatch(job_id=job.id))
+
+    def resume_soon(self, job: Job) -> None:
+        """End the pause of ``job``; may be called from any thread."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(lambda: self._answer(job, job._feed.resume()))
+
+    def _answer(self, job: Job, ask: Ask) -> None:
+        job._wake.set()
+        if ask is Ask.WATCH:
+            self._link.send(Watch(job_id=job.id, after=job._feed.position))
+        elif ask is Ask.UNWATCH and len(self._jobs.get(job.id, [])) == 1:
+            self._link.send(Unwatch(job_id=job.id))
+
+    # --- what the link says -----------------------------------------------------------------
+
+    def _on_message(self, message: FromCoordinator) -> None:
+        job_id = message.job.job_id if isinstance(message, JobChanged) else message.job_id
+        for job in list(self._jobs.get(job_id or "", ())):
+            match message:
+                case Output():
+                    self._answer(job, job._feed.on_output(message))
+                case JobChanged():
+                    self._answer(job, job._feed.on_changed(message))
+                    _resolve(job._accepted)
+                    job._submit = None
+                    _resolve(job._cancelling)
+                case Refused():
+                    self._refused(job, from_body(message.error))
+            if job._feed.is_over:
+                self.forget(job)
+
+    def _refused(self, job: Job, error: GridXError) -> None:
+        if not job._accepted.done():
+            job._accepted.set_exception(error)
+        elif job._cancelling is not None and not job._cancelling.done():
+            job._wants_cancel = False
+            if isinstance(error, Conflict):  # it had ended by itself; its end is on the way
+                _resolve(job._cancelling)
+            else:
+                job._cancelling.set_exception(error)
+        else:
+            job._feed.fail(error)
+            job._wake.set()
+
+    def _on_down(self) -> None:
+        for job in self._watched():
+            if job._accepted.done():
+                job._feed.on_link(connected=False)
+                job._wake.set()
+
+    def _on_up(self) -> None:
+        for job in self._watched():
+            if job._accepted.done():
+                ask = job._feed.on_link(connected=True)
+                job._wake.set()
+                if ask is Ask.NOTHING:
+                    if job._wants_cancel:
+                        self._link.send(Cancel(job_id=job.id))
+                    continue
+            self._announce(job)
+
+    def _on_gone(self, error: GridXError) -> None:
+        for job in self._watched():
+            if not job._accepted.done():
+                job._accepted.set_exception(error)
+            if job._cancelling is not None and not job._cancelling.done():
+                job._cancelling.set_exception(error)
+            job._feed.fail(error)
+            job._wake.set()
+            self.forget(job)
+
+    def _watched(self) -> list[Job]:
+        return [job for jobs in self._jobs.values() for job in jobs]
+
+    # --- the REST API -----------------------------------------------------------------------
+
+    @property
+    def _rest(self) -> Rest:
+        if self._rest_calls is None:
+            self._rest_calls = Rest(self.settings)
+        return self._rest_calls
+
+    async def cancel(self, job_id: str) -> JobView:
+        """Ask for the end of a job that need not be watched; return its state."""
+        return await self._rest.post(f"/jobs/{parse_job_id(job_id)}/cancel", {}, JobView)
+
+    async def jobs(self, *, limit: int | None = None, before: str | None = None) -> JobList:
+        """Return this user's jobs, newest first."""
+        return await self._rest.get(
+            "/jobs", JobList, user_id=self.settings.user, limit=limit, before=before
+        )
+
+    async def job(self, job_id: str) -> JobDetail:
+        """Return one job with its code and its output as text."""
+        return await self._rest.get(f"/jobs/{parse_job_id(job_id)}", JobDetail)
+
+    async def workers(self) -> tuple[WorkerView, ...]:
+        """Return the workers that the coordinator knows."""
+        return (await self._rest.get("/workers", WorkerList)).workers
+
+    async def balance(self, user: str | None = None) -> AccountView:
+        """Return the account of ``user``, or of this client's user."""
+        name = quote(user or self.settings.user, safe="")
+        return await self._rest.get(f"/credits/{name}", AccountView)
+
+    async def status(self) -> GridStatus:
+        """Return the grid in numbers."""
+        return await self._rest.get("/status", GridStatus)
+
+    async def health(self) -> Health:
+        """Return whether the coordinator is well, and its version."""
+        return await self._rest.get("/health", Health)
+
+    async def register(self, user: str, password: str) -> TokenView:
+        """Make an account and return its first token."""
+        return await self._rest.post(
+            "/auth/register", Credentials(user_id=user, password=password), TokenView
+        )
+
+    async def login(self, user: str, password: str) -> TokenView:
+        """Return a new token for ``user``."""
+        return await self._rest.post(
+            "/auth/login", Credentials(user_id=user, password=password), TokenView
+        )
+
+
+def _answer_to_come() -> asyncio.Future[None]:
+    """A future whose error is no surprise when whoever waited has left."""
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    future.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return future
+
+
+def _resolve(future: asyncio.Future[None] | None) -> None:
+    if future is not None and not future.done():
+        future.set_result(None)

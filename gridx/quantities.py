@@ -1,0 +1,69 @@
+"""Sizes and times as people type and read them: ``2G``, ``512M``, ``90``, ``10m``, ``1h30m``."""
+
+from __future__ import annotations
+
+import re
+
+from .errors import InvalidRequest
+from .resources import GIB, KIB, MIB
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?\s*\Z", re.IGNORECASE)
+_UNIT_BYTES = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1024 * GIB}
+_TIME = re.compile(
+    r"\s*(?:(\d+(?:\.\d+)?)h)?\s*(?:(\d+(?:\.\d+)?)m)?\s*(?:(\d+(?:\.\d+)?)s?)?\s*\Z",
+    re.IGNORECASE,
+)
+
+
+def parse_size(text: str) -> int:
+    """Return ``text`` in bytes; K, M, G and T are binary units.
+
+    >>> parse_size("512M"), parse_size("1.5 GiB")
+    (536870912, 1610612736)
+
+    Raises:
+        InvalidRequest: ``text`` is not a size, or is 0.
+    """
+    match = _SIZE.match(text)
+    size = int(float(match[1]) * _UNIT_BYTES[match[2].upper()]) if match else 0
+    if size <= 0:
+        raise InvalidRequest(
+            f"{text!r} is not a size.", hint="Write bytes with a unit: 512M, 2G or 1.5GiB."
+        )
+    return size
+
+
+def parse_duration(text: str) -> float:
+    """Return ``text`` in seconds.
+
+    >>> parse_duration("90"), parse_duration("10m"), parse_duration("1h30m")
+    (90.0, 600.0, 5400.0)
+
+    Raises:
+        InvalidRequest: ``text`` is not a time, or is 0.
+    """
+    match = _TIME.match(text)
+    hours, minutes, seconds = match.groups() if match else (None, None, None)
+    total_s = float(hours or 0) * 3600 + float(minutes or 0) * 60 + float(seconds or 0)
+    if total_s <= 0:
+        raise InvalidRequest(
+            f"{text!r} is not a time.", hint="Write seconds or units: 90, 10m, 1h or 1h30m."
+        )
+    return total_s
+
+
+def format_duration(seconds: float) -> str:
+    """Return ``seconds`` for people.
+
+    >>> format_duration(0.0421), format_duration(75), format_duration(5400)
+    ('42 ms', '1m15s', '1h30m')
+    """
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m{rest:02d}s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m"

@@ -1,0 +1,127 @@
+"""The coordinator's REST API, as typed calls; its errors become ours again."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from typing import Any, Final, TypeVar
+from urllib.parse import urlencode
+
+import msgspec
+from tornado.httpclient import HTTPClientError, HTTPRequest, HTTPResponse
+from tornado.iostream import StreamClosedError
+from tornado.simple_httpclient import SimpleAsyncHTTPClient
+
+from .errors import ErrorBody, GridXError, ProtocolError, TransportError, from_body
+from .resources import MIB
+from .settings import ConnectionSettings
+
+T = TypeVar("T")
+
+_TIMEOUT_S: Final = 20.0
+_MAX_REPLY_BYTES: Final = 256 * MIB  # the output of a job, as text
+
+
+class _Envelope(msgspec.Struct):
+    error: ErrorBody
+
+
+def unreachable(url: str, cause: object) -> TransportError:
+    """Return the error of a coordinator that cannot be reached: what, why, and what to do."""
+    return TransportError(
+        f"No coordinator answers at {url}: {_reason(cause)}.",
+        hint="Start one with `gridx up`, or name the right address with `gridx login URL`"
+        " or GRIDX_URL.",
+        url=url,
+    )
+
+
+def _reason(cause: object) -> str:
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({cause.verify_message})"
+    if isinstance(cause, ssl.SSLError):
+        return "it does not speak TLS as https:// asks for"
+    if isinstance(cause, socket.gaierror):
+        return "this host name is unknown"
+    if isinstance(cause, ConnectionRefusedError):
+        return "the connection was refused"
+    if isinstance(cause, TimeoutError | asyncio.TimeoutError):
+        return "it took too long"
+    if isinstance(cause, StreamClosedError):
+        return _reason(cause.real_error) if cause.real_error else "the connection was closed"
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror.lower()
+    return str(cause).strip(".") or type(cause).__name__
+
+
+def error_of(url: str, cause: Exception) -> GridXError:
+    """Return what ``cause``, an HTTP call that failed, means for the caller."""
+    if not isinstance(cause, HTTPClientError) or cause.response is None or cause.code == 599:
+        return unreachable(url, cause)
+    try:
+        return from_body(msgspec.json.decode(cause.response.body or b"", type=_Envelope).error)
+    except msgspec.MsgspecError:
+        return TransportError(
+            f"What answers at {url} is not a Grid-X coordinator (HTTP {cause.code}"
+            f" {cause.message}).",
+            hint="Check the address with `gridx doctor`; a proxy in between must let"
+            " WebSockets through.",
+            url=url,
+            http_status=cause.code,
+        )
+
+
+class Rest:
+    """Calls of one coordinator, for the event loop that is running."""
+
+    def __init__(self, settings: ConnectionSettings) -> None:
+        self._settings = settings
+        self._http = SimpleAsyncHTTPClient(
+            force_instance=True, max_body_size=_MAX_REPLY_BYTES, max_buffer_size=_MAX_REPLY_BYTES
+        )
+
+    def close(self) -> None:
+        """Let go of the sockets."""
+        self._http.close()
+
+    async def get(self, path: str, reply: type[T], **query: object) -> T:
+        """Return what ``GET path`` answers; a query value of None is left out."""
+        given = {key: str(value) for key, value in query.items() if value is not None}
+        return self._decode(
+            await self._fetch(f"{path}?{urlencode(given)}" if given else path, "GET", None), reply
+        )
+
+    async def post(self, path: str, body: Any, reply: type[T]) -> T:
+        """Return what ``POST path`` answers to ``body``, sent as JSON."""
+        return self._decode(await self._fetch(path, "POST", msgspec.json.encode(body)), reply)
+
+    async def _fetch(self, path: str, method: str, body: bytes | None) -> HTTPResponse:
+        headers = {"Accept": "application/json"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        if self._settings.token:
+            headers["Authorization"] = f"Bearer {self._settings.token}"
+        request = HTTPRequest(
+            self._settings.url + path,
+            method=method,
+            headers=headers,
+            body=body,
+            request_timeout=_TIMEOUT_S,
+            connect_timeout=_TIMEOUT_S,
+            follow_redirects=False,  # a redirect would carry the token elsewhere
+        )
+        try:
+            return await self._http.fetch(request)
+        except (HTTPClientError, OSError) as exc:
+            raise error_of(self._settings.url, exc) from None
+
+    def _decode(self, response: HTTPResponse, reply: type[T]) -> T:
+        try:
+            return msgspec.json.decode(response.body, type=reply)
+        except msgspec.MsgspecError as exc:
+            raise ProtocolError(
+                f"{self._settings.url} answered something unexpected: {exc}.",
+                hint="Check the address with `gridx doctor`, or upgrade the older side:"
+                " `pip install -U gridx-jupyter`.",
+            ) from None
