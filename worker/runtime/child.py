@@ -1,0 +1,338 @@
+"""The job's own process: warms itself, shuts itself in, waits for one job, runs it, ends.
+
+It holds no descriptor of the protocol between worker and supervisor. Everything here shares its
+process with the user's code from the first job byte on, so nothing here is a protection: the
+filter is the kernel's, and the supervisor trusts nothing that this process writes.
+"""
+
+from __future__ import annotations
+
+import builtins
+import fcntl
+import gc
+import os
+import random
+import resource
+import signal
+import sys
+import types
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+
+import msgspec
+
+from gridx.errors import ProtocolError
+from gridx.events import ErrorOutput, Stream
+from gridx.resources import format_bytes
+
+from . import syscalls
+from .frames import Run
+from .records import EVENTS, RESULT, WARM, Done, RecordWriter
+from .script import exit_code_of, hide_runtime_frames, one_line, run_script
+from .streams import JobStream, OutputCapture
+
+if TYPE_CHECKING:
+    from .shell import CellShell
+
+SITE_DIR: Final = "/opt/gridx/site"  # the image's packages; absent outside of it
+PIPE_BYTES: Final = 1 << 20
+EXIT_NOT_WARM: Final = 70
+EXIT_NOTHING_TO_DO: Final = 0
+_F_SETPIPE_SZ: Final = 1031
+_WARM_CELL: Final = "print(1)\n[1, 2.0, 'three']"
+_WARM_ERROR: Final = "def f():\n    return 1 / 0\nf()"
+_RESERVED_FDS: Final = 40
+
+
+class ChildPipes(NamedTuple):
+    """The ends that the child keeps."""
+
+    job_read: int
+    record_write: int
+    out_read: int
+    out_write: int
+    err_read: int
+    err_write: int
+
+
+class ChildOptions(NamedTuple):
+    """How the child shuts itself in."""
+
+    filtered: bool
+    limits: tuple[tuple[int, int], ...] = ()  # (resource.RLIMIT_*, value)
+
+
+def run_child(pipes: ChildPipes, options: ChildOptions) -> NoReturn:
+    """Be the job's process. Never returns."""
+    try:
+        child = _Child(_alone_with(pipes))
+        child.warm()
+        child.shut_in(options)
+    except BaseException:
+        # Descriptor 2 is still the container's: the worker keeps it as diagnostics.
+        import traceback
+
+        traceback.print_exc(file=sys.__stderr__)
+        os._exit(EXIT_NOT_WARM)
+    child.serve()
+
+
+def _alone_with(pipes: ChildPipes) -> ChildPipes:
+    """Close every other descriptor, and move these where a job's own never come."""
+    highest = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 16)
+    floor = max(highest - _RESERVED_FDS, 16)
+    moved = ChildPipes(*(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, floor) for fd in pipes))
+    os.closerange(3, min(moved))
+    os.closerange(max(moved) + 1, highest)
+    return moved
+
+
+class _Child:
+    def __init__(self, pipes: ChildPipes) -> None:
+        self._pipes = pipes
+        self._pid = os.getpid()
+        self._records = RecordWriter(pipes.record_write)
+        self._muted = True
+        self._capture = OutputCapture((pipes.out_read, pipes.err_read), self._send_events)
+        self._main = types.ModuleType("__main__")
+        self._shell: CellShell | None = None
+        os.setsid()
+        syscalls.die_with_parent()
+
+    def _send_events(self, data: bytes) -> None:
+        if self._muted:
+            return
+        try:
+            self._records.send(EVENTS, data)
+        except OSError:  # the job closed the pipe: nothing more can be said
+            self._muted = True
+
+    # -------------------------------------------------------- before the job
+
+    def warm(self) -> None:
+        """Import and use what a cell needs, so that the job finds it ready."""
+        if os.path.isdir(SITE_DIR):
+            if SITE_DIR not in sys.path:
+                sys.path.append(SITE_DIR)
+            os.environ["PYTHONPATH"] = SITE_DIR  # for the programs that a job starts
+        os.environ.update(
+            MPLBACKEND="module://matplotlib_inline.backend_inline",
+            PYTHONUNBUFFERED="1",
+            TQDM_MININTERVAL="0.5",
+            COLUMNS="120",
+            TERM="dumb",
+        )
+        os.environ.setdefault("IPYTHONDIR", "/tmp/.ipython")
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)
+        os.dup2(null, 1)
+        os.close(null)
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  for the whole life
+        # Before anything is imported: handlers of ``logging`` keep the stream that they find.
+        sys.stdout = sys.__stdout__ = JobStream(self._capture, 0)  # type: ignore[assignment,misc]
+        sys.stderr = JobStream(self._capture, 1)
+        self._be_main()
+        _complete_builtins()
+
+        try:
+            from gridx.codec.results import encode_result, snapshot
+            from gridx.remote_error import exception_to_data
+            from gridx.ship import restore
+        except ImportError:
+            return
+
+        from .shell import CELL_FILE, make_shell, run_cell
+
+        assert restore
+        shell = self._shell = make_shell(self._main, self._capture)
+        before = snapshot(shell.user_ns, ())
+        run_cell(shell, _WARM_CELL)
+        encode_result(before, shell.user_ns, expected=("f",), cell=_WARM_CELL)
+        error = run_cell(shell, _WARM_ERROR)
+        assert error is not None
+        self._capture.publish(ErrorOutput(error=exception_to_data(error, {CELL_FILE})))
+        del error
+        shell.reset(new_session=True)
+        shell.execution_count = 1
+        # The thread that reads the pipes is ours; the job need not hear about it when it forks.
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        gc.collect()
+        gc.freeze()
+
+    def _be_main(self) -> None:
+        # Pickles, multiprocessing and dataclasses look for the job's classes there.
+        sys.modules["__main__"] = self._main
+        self._main.__dict__["__builtins__"] = builtins
+        sys.argv = [""]
+        builtins.input = _no_input
+
+    def shut_in(self, options: ChildOptions) -> None:
+        """Give up what the job must not have: after this, only the job pipe is waited for."""
+        os.dup2(self._pipes.out_write, 1)
+        os.dup2(self._pipes.err_write, 2)
+        os.close(self._pipes.out_write)
+        os.close(self._pipes.err_write)
+        sys.__stderr__ = sys.stderr  # type: ignore[misc]
+        for fd in (1, 2):
+            try:
+                fcntl.fcntl(fd, _F_SETPIPE_SZ, PIPE_BYTES)
+            except OSError:  # above this user's share of pipe memory: the smaller pipe does too
+                pass
+        random.seed()
+        for name, value in options.limits:
+            resource.setrlimit(name, (value, value))
+        # Inherited from the supervisor, and it would shut the job out of its own /proc/self.
+        syscalls.set_dumpable(True)
+        if options.filtered:
+            syscalls.install()
+        self._capture.start()
+        os.register_at_fork(after_in_child=self._forget_records)
+        self._muted = False
+
+    def _forget_records(self) -> None:
+        try:
+            self._records.close()
+        except OSError:  # the job closed it before it forked
+            pass
+
+    # -------------------------------------------------------- the job
+
+    def serve(self) -> NoReturn:
+        """Wait for the job, run it, and end."""
+        self._records.send(WARM)
+        run = self._wait()
+        if run is None:
+            os._exit(EXIT_NOTHING_TO_DO)
+        self._capture.call = run.call
+        sys.path.insert(0, "" if run.kind == "cell" else os.getcwd())
+        try:
+            done = self._run_cell(run) if run.kind == "cell" else self._run_script(run)
+        except BaseException as error:  # ours, or the job took the runtime apart
+            done = Done(completed=False, exit_code=1, message=one_line(error))
+        if os.getpid() != self._pid:
+            # A process that the job forked came to the end of the job's code.
+            os._exit(done.exit_code)
+        try:
+            self._capture.finish()
+            self._records.done(done)
+        finally:
+            os._exit(done.exit_code)
+
+    def _wait(self) -> Run | None:
+        """Return the job, or None when the supervisor has gone."""
+        fd = self._pipes.job_read
+        length = int.from_bytes(_read(fd, 4), "big")
+        body = _read(fd, length)
+        os.close(fd)
+        return msgspec.msgpack.decode(body, type=Run) if length and len(body) == length else None
+
+    def _run_script(self, run: Run) -> Done:
+        namespace = self._main.__dict__
+        namespace.clear()
+        namespace.update(
+            __name__="__main__",
+            __doc__=None,
+            __package__=None,
+            __loader__=None,
+            __spec__=None,
+            __annotations__={},
+            __builtins__=builtins,
+        )
+        return run_script(run.code, namespace)
+
+    def _run_cell(self, run: Run) -> Done:
+        from gridx.codec.results import encode_result, snapshot
+        from gridx.ship.restore import restore
+
+        from .shell import run_cell
+
+        assert self._shell is not None
+        namespace = self._shell.user_ns
+        error: BaseException | None
+        try:
+            if run.inputs:
+                restore(run.inputs, namespace)
+            before = snapshot(namespace, run.watched)
+        except BaseException as failure:
+            return self._failed(failure)
+        error = run_cell(self._shell, run.code)
+        if os.getpid() != self._pid:
+            return Done(completed=error is None, exit_code=int(error is not None))
+        expected = [n for n in run.expected if run.out is None or n in run.out]
+        data = encode_result(before, namespace, expected=expected, cell=run.code)
+        if len(data) > run.max_result_bytes:
+            self._say_too_large(len(data), run.max_result_bytes)
+            data = encode_result(before, namespace, expected=(), cell=run.code)
+        if error is not None:
+            done = self._failed(error)
+        else:
+            self._capture.sync()
+            done = Done(completed=True, exit_code=0)
+        if len(data) <= run.max_result_bytes:
+            self._records.send(RESULT, data)
+        return done
+
+    def _failed(self, error: BaseException) -> Done:
+        from gridx.remote_error import exception_to_data
+
+        from .shell import CELL_FILE
+
+        hide_runtime_frames(error)
+        data = exception_to_data(error, {CELL_FILE})
+        self._capture.publish(ErrorOutput(call=self._capture.call, error=data))
+        return Done(
+            completed=False,
+            exit_code=exit_code_of(error) if isinstance(error, SystemExit) else 1,
+            message=one_line(error),
+            memory_error=isinstance(error, MemoryError),
+        )
+
+    def _say_too_large(self, size_bytes: int, limit_bytes: int) -> None:
+        self._capture.publish(
+            Stream(
+                call=self._capture.call,
+                name="stderr",
+                text=f"The variables of this cell take {format_bytes(size_bytes)}; "
+                f"{format_bytes(limit_bytes)} can come home. None was sent: "
+                "name the ones that you need with --out.\n",
+            )
+        )
+
+
+def _read(fd: int, size_bytes: int) -> bytes:
+    data = bytearray()
+    while len(data) < size_bytes:
+        piece = os.read(fd, size_bytes - len(data))
+        if not piece:
+            break
+        data += piece
+    return bytes(data)
+
+
+def _no_input(prompt: object = "", /) -> str:
+    raise EOFError("input() cannot ask anybody here; pass the value as a variable.")
+
+
+def _complete_builtins() -> None:
+    """Add exit, quit and help, which ``-S`` leaves out."""
+    import site
+
+    site.setquit()
+    site.sethelper()
+
+
+def parse_limits(words: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """Return resource limits from words such as ``as=1073741824`` and ``nofile=1024``.
+
+    Raises:
+        ProtocolError: a word is not of that form.
+    """
+    limits: list[tuple[int, int]] = []
+    for word in words:
+        name, _, value = word.partition("=")
+        number: Any = getattr(resource, f"RLIMIT_{name.upper()}", None)
+        if number is None or not value.isdecimal():
+            raise ProtocolError(f"{word!r} is not a resource limit, such as nofile=1024.")
+        limits.append((number, int(value)))
+    return tuple(limits)

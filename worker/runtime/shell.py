@@ -1,0 +1,176 @@
+"""Runs a cell job: an IPython shell whose displays, results and errors are data.
+
+A notebook's cells are IPython, not Python: magics, ``!commands``, top-level ``await`` and
+displays work here as they do in a kernel, without history files, pseudo-terminals or ``Out``.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import traceback
+from types import ModuleType
+from typing import Any, Final
+
+from IPython.core.compilerop import CachingCompiler
+from IPython.core.displayhook import DisplayHook
+from IPython.core.displaypub import DisplayPublisher
+from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
+
+from gridx.events import ClearOutput, DisplayData, ExecuteResult, UpdateDisplayData
+
+from .display import to_bundle
+from .script import hide_runtime_frames
+from .streams import OutputCapture
+
+CELL_FILE: Final = "<cell>"
+_MAX_DISPLAY_ID_CHARS: Final = 200
+
+
+class _Compiler(CachingCompiler):
+    """Names the cell's code after nothing of this machine."""
+
+    def get_code_name(self, raw_code: str, transformed_code: str, number: int) -> str:
+        return CELL_FILE
+
+
+class _Publisher(DisplayPublisher):
+    """Sends displays as events."""
+
+    capture: OutputCapture
+
+    def publish(
+        self,
+        data: dict[str, Any],
+        metadata: dict[str, Any] | None = None,
+        source: object = None,
+        *,
+        transient: dict[str, Any] | None = None,
+        update: bool = False,
+        **_others: object,
+    ) -> None:
+        text, binary, kept = to_bundle(data, metadata)
+        display_id = (transient or {}).get("display_id")
+        name = None if display_id is None else str(display_id)[:_MAX_DISPLAY_ID_CHARS]
+        call = self.capture.call
+        if update and name is not None:
+            self.capture.publish(
+                UpdateDisplayData(
+                    call=call, data=text, binary=binary, metadata=kept, display_id=name
+                )
+            )
+        else:
+            self.capture.publish(
+                DisplayData(call=call, data=text, binary=binary, metadata=kept, display_id=name)
+            )
+
+    def clear_output(self, wait: bool = False) -> None:
+        self.capture.publish(ClearOutput(call=self.capture.call, wait=bool(wait)))
+
+
+class _ResultHook(DisplayHook):
+    """Sends the value of the last expression as an event."""
+
+    capture: OutputCapture
+    cell = ""
+
+    def quiet(self) -> bool:
+        """Return whether the cell ends with a semicolon. (The stock one asks the history.)"""
+        return ";" in self.cell and bool(self.semicolon_at_end_of_expression(self.cell))
+
+    def write_output_prompt(self) -> None:
+        """There is no prompt."""
+
+    def write_format_data(
+        self, format_dict: dict[str, Any], md_dict: dict[str, Any] | None = None
+    ) -> None:
+        text, binary, kept = to_bundle(format_dict, md_dict)
+        self.capture.publish(
+            ExecuteResult(call=self.capture.call, data=text, binary=binary, metadata=kept)
+        )
+
+    def log_output(self, format_dict: dict[str, Any]) -> None:
+        """Nothing is logged."""
+
+    def finish_displayhook(self) -> None:
+        self._is_active = False
+
+
+class CellShell(InteractiveShell):
+    """The shell of one sandbox."""
+
+    displayhook_class = _ResultHook
+    display_pub_class = _Publisher
+    compiler_class = _Compiler
+
+    def init_virtualenv(self) -> None:
+        """The image has none."""
+
+    def enable_gui(self, gui: object = None) -> None:
+        """There is no screen."""
+
+    def ask_exit(self) -> None:
+        """``exit`` ends nothing: the cell goes on, as one in a notebook does."""
+
+    def showtraceback(
+        self,
+        exc_tuple: Any = None,
+        filename: str | None = None,
+        tb_offset: int | None = None,
+        exception_only: bool = False,
+        running_compiled_code: bool = False,
+    ) -> None:
+        """Show errors beside the cell's own, which leaves as data when the cell has ended."""
+        if exception_only or running_compiled_code:
+            return
+        error = exc_tuple[1] if exc_tuple else sys.exc_info()[1]
+        # Named by the caller: only these two handle an error that is not the cell's result.
+        if error is not None and sys._getframe(1).f_code.co_name in _SHOWN_FROM:
+            hide_runtime_frames(error)
+            traceback.print_exception(error)
+
+    def showsyntaxerror(
+        self, filename: str | None = None, running_compiled_code: bool = False
+    ) -> None:
+        """The error leaves as data."""
+
+    def system_piped(self, cmd: str) -> None:
+        """Run ``!cmd`` on descriptors 1 and 2: a pseudo-terminal would lose the order."""
+        code = subprocess.call(
+            self.var_expand(cmd, depth=1),
+            shell=True,  # noqa: S602  the cell asked for a shell
+            stdin=subprocess.DEVNULL,
+        )
+        self.user_ns["_exit_code"] = code
+
+    system = system_raw = system_piped
+
+
+_SHOWN_FROM: Final = ("catch_format_error", "flush_figures")
+
+
+def make_shell(main: ModuleType, capture: OutputCapture) -> CellShell:
+    """Return the shell whose cells run in ``main``."""
+    config = Config()
+    config.HistoryManager.enabled = False
+    config.HistoryManager.hist_file = ":memory:"
+    config.InteractiveShell.cache_size = 0
+    config.InteractiveShell.colors = "nocolor"
+    config.InteractiveShell.xmode = "Plain"
+    config.InteractiveShell.autocall = 0
+    _Publisher.capture = _ResultHook.capture = capture
+    # instance() of the base class too: get_ipython() and matplotlib ask that one.
+    return CellShell.instance(config=config, user_module=main, user_ns=main.__dict__)
+
+
+def run_cell(shell: CellShell, code: str) -> BaseException | None:
+    """Run ``code`` as a cell; return what it raised."""
+    shell.displayhook.cell = code
+    result = shell.run_cell(code, store_history=False)
+    error = result.error_before_exec or result.error_in_exec
+    if isinstance(error, UsageError):
+        # A magic that was used wrongly: its text is the message, its place is in IPython.
+        error.__traceback__ = None
+    return error if isinstance(error, BaseException) else None

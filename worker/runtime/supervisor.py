@@ -1,0 +1,565 @@
+"""PID 1 of a sandbox: speaks with the worker, and watches the one process that runs the job.
+
+    python3 -I -S supervisor.py                      in the container, as PID 1
+    python  -I supervisor.py --process [--limit as=1073741824 ...]     without a container
+
+It imports and runs nothing of the user's. The job's process is forked and warmed before the
+worker hears ``Ready``; what it writes afterwards is bytes from a stranger. The end of a job is
+the end of that process: a stray may hold a pipe open, and a job may close its own and spin.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+if not __package__:  # started as a file, so that the image needs nothing but files
+
+    def _as_part_of_its_package() -> None:
+        folder = os.path.dirname(os.path.abspath(__file__))
+        names = ["supervisor"]
+        while os.path.exists(os.path.join(folder, "__init__.py")):
+            names.insert(0, os.path.basename(folder))
+            folder = os.path.dirname(folder)
+        sys.path.insert(0, folder)
+        site = os.path.join(os.path.dirname(folder), "site")
+        if sys.flags.no_site and os.path.isdir(site):
+            sys.path.append(site)
+        from importlib import import_module
+
+        sys.exit(import_module(".".join(names)).main(sys.argv[1:]))
+
+    if __name__ == "__main__":
+        _as_part_of_its_package()
+
+import array
+import fcntl
+import resource
+import select
+import signal
+import termios
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from gridx.errors import GridXError, ProtocolError
+from gridx.events import decode_events
+from gridx.resources import MIB, Usage
+from gridx.states import Cause
+
+from . import syscalls
+from .child import PIPE_BYTES, ChildOptions, ChildPipes, parse_limits, run_child
+from .frames import (
+    MAX_EVENTS_BYTES,
+    MAX_RESULT_BYTES,
+    Cancel,
+    Events,
+    Exited,
+    Frame,
+    Ready,
+    Result,
+    Run,
+    encode_frame,
+    to_supervisor,
+)
+from .metering import Meter, Reading, used, was_out_of_memory
+from .records import DONE, EVENTS, RESULT, WARM, Done, RecordReader, decode_done
+from .streams import encode_stream, read_available, utf8_decoder
+
+MAX_FRAME_BYTES: Final = 256 * MIB  # from the worker, which is trusted; against a broken stream
+MAX_WAITING_BYTES: Final = 4 * MIB  # towards the worker; above it the job has to wait
+GATHERED_BYTES: Final = MIB  # of events in one frame, where so many lie ready
+EVENT_FRAMES_PER_S: Final = 1000
+EVENT_FRAMES_BURST: Final = 200
+RESCUE_TICK_S: Final = 0.1
+RESCUE_AFTER_TICKS: Final = 2
+RESCUE_FILL: Final = 0.75
+STRAYS_WAIT_S: Final = 2.0
+FAREWELL_S: Final = 30.0
+_READ_BYTES: Final = 256 * 1024
+
+
+class Options(NamedTuple):
+    """What the command line says."""
+
+    process: bool = False
+    filtered: bool = True
+    limits: tuple[tuple[int, int], ...] = ()
+
+
+def parse_options(words: Sequence[str]) -> Options:
+    """Return the options of a command line. (argparse takes as long to import as all of this.)
+
+    Raises:
+        ProtocolError: a word is unknown.
+    """
+    process, filtered, limits = False, True, []
+    rest = iter(words)
+    for word in rest:
+        if word == "--process":
+            process, filtered = True, False
+        elif word == "--unfiltered":
+            filtered = False
+        elif word == "--limit":
+            limits.append(next(rest, ""))
+        else:
+            raise ProtocolError(f"{word!r} is not an option of the supervisor.")
+    return Options(process, filtered, parse_limits(limits))
+
+
+class _Child:
+    """The job's process and the supervisor's ends of its pipes."""
+
+    def __init__(self, options: Options) -> None:
+        job_read, self.job_write = os.pipe()
+        self.record_read, record_write = os.pipe()
+        out_read, out_write = os.pipe()
+        err_read, err_write = os.pipe()
+        self.output_reads = (out_read, err_read)
+        self.pid = os.fork()
+        if self.pid == 0:
+            run_child(
+                ChildPipes(job_read, record_write, out_read, out_write, err_read, err_write),
+                ChildOptions(options.filtered, options.limits),
+            )
+        for fd in (job_read, record_write, out_write, err_write):
+            os.close(fd)
+        for fd in (self.job_write, self.record_read, *self.output_reads):
+            os.set_blocking(fd, False)
+        self.pidfd = os.pidfd_open(self.pid)
+
+    def kill(self) -> None:
+        """Kill the process itself. It is not reaped before its end is read, so the id is its own."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    def fullest(self) -> float:
+        """Return how full the fuller of its output pipes is, in [0, 1]."""
+        waiting = array.array("i", [0])
+        most = 0
+        for fd in self.output_reads:
+            fcntl.ioctl(fd, termios.FIONREAD, waiting)
+            most = max(most, waiting[0])
+        return most / fcntl.fcntl(self.output_reads[0], fcntl.F_GETPIPE_SZ)
+
+
+class Supervisor:
+    """One sandbox: ready, one call, gone.
+
+    Args:
+        in_fd, out_fd: the worker's ends.
+        options: of the command line.
+    """
+
+    def __init__(self, in_fd: int, out_fd: int, options: Options) -> None:
+        self._in_fd, self._out_fd = in_fd, out_fd
+        self._options = options
+        self._started_s = time.monotonic()
+        os.set_blocking(in_fd, False)
+        os.set_blocking(out_fd, False)
+        self._received = bytearray()
+        self._waiting: deque[memoryview] = deque()
+        self._waiting_bytes = 0
+        self._job = memoryview(b"")
+        self._records = RecordReader(max_result_bytes=MAX_RESULT_BYTES)
+        self._decoders = (utf8_decoder(), utf8_decoder())
+        self._run: Run | None = None
+        self._before: Reading | None = None
+        self._deadline_s: float | None = None
+        self._killed_for: Cause | None = None
+        self._why = ""
+        self._done: Done | None = None
+        self._warm = False
+        self._listening = True  # to the child's records
+        self._worker_gone = False
+        self._event_credit = float(EVENT_FRAMES_BURST)
+        self._credit_s = self._started_s
+        self._full_ticks = 0
+        self._rescuing = False
+        self._next_tick_s = 0.0
+        self._child = _Child(options)
+        self._meter = Meter(own_cgroup=not options.process)
+
+    def serve(self) -> int:
+        """Run until the worker has its answer or is gone. Return the exit code."""
+        ended = False
+        while not ended and not self._worker_gone:
+            ended = self._step()
+        if self._worker_gone:
+            self._child.kill()
+            self._kill_strays()
+            return 0
+        self._finish()
+        self._say_farewell()
+        return 0
+
+    # -------------------------------------------------------- one turn of the loop
+
+    def _step(self) -> bool:
+        """Wait for something and handle it. Return whether the child has ended."""
+        child = self._child
+        now = time.monotonic()
+        readers = [self._in_fd, child.pidfd]
+        timeout_s = self._until_next_event(now)
+        if self._listening and self._waiting_bytes < MAX_WAITING_BYTES:
+            if self._may_send_events(now):
+                readers.append(child.record_read)
+            else:
+                timeout_s = min(timeout_s or 1.0, 0.002)
+        if self._rescuing and self._waiting_bytes < MAX_WAITING_BYTES:
+            readers += child.output_reads
+        writers = [self._out_fd] if self._waiting else []
+        if self._job:
+            writers.append(child.job_write)
+        ready, writable, _ = select.select(readers, writers, [], timeout_s)
+        if self._in_fd in ready:
+            self._read_worker()
+        if child.job_write in writable:
+            self._hand_over()
+        if child.record_read in ready:
+            self._read_records()
+        if self._rescuing and any(fd in ready for fd in child.output_reads):
+            self._read_output()
+        self._write_worker()
+        self._check_clock()
+        return child.pidfd in ready
+
+    def _until_next_event(self, now: float) -> float | None:
+        if self._run is None or self._killed_for is not None:
+            return None
+        moments = [self._next_tick_s]
+        if self._deadline_s is not None:
+            moments.append(self._deadline_s)
+        return max(0.0, min(moments) - now)
+
+    def _check_clock(self) -> None:
+        if self._run is None or self._killed_for is not None:
+            return
+        now = time.monotonic()
+        if self._deadline_s is not None and now >= self._deadline_s:
+            limit_s = self._run.timeout_s
+            self._kill_for(Cause.TIMEOUT, f"Stopped at its time limit of {limit_s:g} s.")
+        elif now >= self._next_tick_s:
+            self._next_tick_s = now + RESCUE_TICK_S
+            self._look_after_pipes()
+
+    def _look_after_pipes(self) -> None:
+        """Drain the output for a child that cannot: C code may hold the interpreter's lock."""
+        fill = self._child.fullest()
+        if self._rescuing:
+            self._rescuing = fill > 0
+        elif fill > RESCUE_FILL:
+            self._full_ticks += 1
+            self._rescuing = self._full_ticks > RESCUE_AFTER_TICKS
+        if not self._rescuing and fill <= RESCUE_FILL:
+            self._full_ticks = 0
+
+    # -------------------------------------------------------- with the worker
+
+    def _read_worker(self) -> None:
+        try:
+            data = os.read(self._in_fd, _READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._worker_gone = True
+            return
+        received = self._received
+        received += data
+        while len(received) >= 4:
+            end = 4 + int.from_bytes(received[:4], "big")
+            if end > MAX_FRAME_BYTES:
+                raise ProtocolError("A frame of the worker is too large.")
+            if len(received) < end:
+                return
+            whole = bytes(memoryview(received)[:end])
+            del received[:end]
+            self._obey(whole)
+
+    def _obey(self, whole: bytes) -> None:
+        frame = to_supervisor.decode(memoryview(whole)[4:])
+        if isinstance(frame, Cancel):
+            self._kill_for(Cause.CANCELLED, "Cancelled.")
+        elif self._run is None and self._warm:
+            self._run = frame
+            self._records.limit_result(min(frame.max_result_bytes, MAX_RESULT_BYTES))
+            self._before = self._meter.read()
+            now = self._before.monotonic_s
+            self._deadline_s = now + frame.timeout_s
+            self._next_tick_s = now + RESCUE_TICK_S
+            self._job = memoryview(whole)
+            self._hand_over()
+
+    def _send(self, frame: Frame) -> None:
+        data = encode_frame(frame)
+        self._waiting.append(memoryview(data))
+        self._waiting_bytes += len(data)
+        self._write_worker()
+
+    def _write_worker(self) -> None:
+        waiting = self._waiting
+        while waiting:
+            try:
+                written = os.write(self._out_fd, waiting[0])
+            except BlockingIOError:
+                return
+            except OSError:
+                self._worker_gone = True
+                return
+            self._waiting_bytes -= written
+            if written == len(waiting[0]):
+                waiting.popleft()
+            else:
+                waiting[0] = waiting[0][written:]
+
+    # -------------------------------------------------------- with the child
+
+    def _hand_over(self) -> None:
+        try:
+            while self._job:
+                self._job = self._job[os.write(self._child.job_write, self._job) :]
+        except BlockingIOError:
+            return
+        except OSError:  # it ended before it had read its job: its end says why
+            self._job = memoryview(b"")
+
+    def _read_records(self) -> None:
+        try:
+            data = b"".join(read_available(self._child.record_read, GATHERED_BYTES))
+            if not data:  # closed by the child: only its own end is left to wait for
+                self._listening = False
+            self._take_records(data)
+        except ProtocolError as error:
+            self._listening = False
+            self._kill_for(Cause.CRASHED, error.message)
+
+    def _take_records(self, data: bytes) -> None:
+        events: list[bytes] = []
+        size = 0
+        try:
+            for kind, body in self._records.feed(data):
+                if kind == EVENTS:
+                    self._check_events(body)
+                    if events and size + len(body) > MAX_EVENTS_BYTES:
+                        self._send_events(events)
+                        events, size = [], 0
+                    events.append(body)
+                    size += len(body)
+                elif kind == WARM and not self._warm:
+                    self._be_ready()
+                elif kind == RESULT and self._run is not None:
+                    self._send_events(events)
+                    events, size = [], 0
+                    self._send(Result(data=body))
+                elif kind == DONE and self._run is not None:
+                    self._done = decode_done(body)
+        finally:
+            self._send_events(events)
+
+    def _check_events(self, body: bytes) -> None:
+        call = self._run.call if self._run is not None else -1
+        for event in decode_events(body):
+            if event.call != call:
+                raise ProtocolError("The job wrote into the runtime's own pipe.")
+
+    def _send_events(self, events: list[bytes]) -> None:
+        if events:
+            self._event_credit -= 1
+            self._send(Events(data=b"".join(events)))
+
+    def _may_send_events(self, now: float) -> bool:
+        """Return whether the job's message rate leaves room; if not, more gathers in the pipe."""
+        self._event_credit = min(
+            EVENT_FRAMES_BURST, self._event_credit + (now - self._credit_s) * EVENT_FRAMES_PER_S
+        )
+        self._credit_s = now
+        return self._event_credit >= 1
+
+    def _be_ready(self) -> None:
+        self._warm = True
+        version = sys.version_info
+        self._send(
+            Ready(
+                python=f"{version.major}.{version.minor}.{version.micro}",
+                filtered=self._options.filtered,
+                warm_s=time.monotonic() - self._started_s,
+            )
+        )
+
+    def _read_output(self, limit_bytes: int = PIPE_BYTES) -> None:
+        """Take what lies in the child's own pipes, and send it on its behalf."""
+        call = self._run.call if self._run is not None else 0
+        for index, fd in enumerate(self._child.output_reads):
+            for data in read_available(fd, limit_bytes):
+                if text := self._decoders[index].decode(data):
+                    self._send(Events(data=encode_stream(call, index, text)))
+
+    def _kill_for(self, cause: Cause, why: str) -> None:
+        if self._killed_for is None:
+            self._killed_for, self._why = cause, why
+            self._child.kill()
+
+    # -------------------------------------------------------- the end
+
+    def _finish(self) -> None:
+        """The child has ended: end its strays, send what is left, and say how it went."""
+        _, status, usage = os.wait4(self._child.pid, 0)
+        reaped = [usage, *self._kill_strays()]
+        if self._listening:
+            self._read_records()
+        self._read_output()
+        if self._before is None:
+            self._before = self._meter.read()
+        after = self._meter.read()
+        out_of_memory = was_out_of_memory(self._before, after)
+        cause, message = self._judge(status, out_of_memory)
+        input_bytes = len(self._run.inputs) if self._run is not None else 0
+        usage_of_call = used(self._before, after, reaped, input_bytes)
+        if cause is Cause.OUT_OF_MEMORY:
+            usage_of_call = msgspec.structs.replace(usage_of_call, out_of_memory=True)
+        self._send(
+            Exited(
+                cause=cause,
+                exit_code=_exit_code(status),
+                message=message,
+                usage=usage_of_call if self._run is not None else Usage(),
+            )
+        )
+
+    def _judge(self, status: int, out_of_memory: bool) -> tuple[Cause, str]:
+        """Return why the call ended, and a sentence."""
+        done = self._done
+        if not self._warm:
+            return Cause.SANDBOX_FAILED, "The runtime did not start; see the sandbox's stderr."
+        if done is not None and self._killed_for is not Cause.CRASHED:
+            if done.completed:
+                return Cause.COMPLETED, ""
+            if done.memory_error and self._is_memory_limited():
+                return Cause.OUT_OF_MEMORY, "It needed more memory than it was given."
+            return Cause.ERROR, done.message
+        if self._killed_for is not None:
+            return self._killed_for, self._why
+        if os.WIFSIGNALED(status):
+            number = os.WTERMSIG(status)
+            if number == signal.SIGKILL and out_of_memory:
+                return Cause.OUT_OF_MEMORY, "It needed more memory than it was given."
+            return Cause.CRASHED, f"Its process was ended by {_signal_name(number)}."
+        code = os.WEXITSTATUS(status)
+        if code == 0 and self._run is not None and self._run.kind == "script":
+            # A script has no result to lose: os._exit(0) is success, as in a terminal.
+            return Cause.COMPLETED, ""
+        return Cause.CRASHED, f"Its process left with exit code {code} before it was done."
+
+    def _is_memory_limited(self) -> bool:
+        """Return whether the memory limit shows itself as MemoryError, not as a kill."""
+        return any(name == resource.RLIMIT_AS for name, _ in self._options.limits)
+
+    def _kill_strays(self) -> list[resource.struct_rusage]:
+        """Kill everything that the job left behind; return what the reaped ones used."""
+        reaped: list[resource.struct_rusage] = []
+        end_s = time.monotonic() + STRAYS_WAIT_S
+        while True:
+            if not self._options.process:
+                try:
+                    os.kill(-1, signal.SIGKILL)  # as PID 1: everything else in this container
+                except ProcessLookupError:
+                    pass
+            else:
+                for pid in descendants(os.getpid()):
+                    _kill_if_there(pid)
+            try:
+                while True:
+                    pid, _, usage = os.wait4(-1, os.WNOHANG)
+                    if pid == 0:
+                        break
+                    reaped.append(usage)
+            except ChildProcessError:
+                return reaped
+            if time.monotonic() >= end_s:
+                return reaped
+            time.sleep(0.0005)  # killed, and the kernel is at it
+
+    def _say_farewell(self) -> None:
+        """Let the worker read to the end, then wait for it to hang up; it destroys us anyway."""
+        end_s = time.monotonic() + FAREWELL_S
+        while not self._worker_gone and time.monotonic() < end_s:
+            left_s = end_s - time.monotonic()
+            writers = [self._out_fd] if self._waiting else []
+            ready, _, _ = select.select([self._in_fd], writers, [], max(0.0, left_s))
+            self._write_worker()
+            if ready:
+                try:
+                    self._worker_gone = not os.read(self._in_fd, _READ_BYTES)
+                except OSError:
+                    self._worker_gone = True
+
+
+def descendants(root: int) -> list[int]:
+    """Return the processes below ``root``, as the kernel's tables show them now."""
+    parents: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if not name.isdecimal():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                after_name = file.read().rpartition(b")")[2].split()
+        except OSError:  # it ended meanwhile
+            continue
+        parents.setdefault(int(after_name[1]), []).append(int(name))
+    found: list[int] = []
+    waiting = [root]
+    while waiting:
+        children = parents.get(waiting.pop(), [])
+        found += children
+        waiting += children
+    return found
+
+
+def _kill_if_there(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except OSError:  # it ended meanwhile
+        pass
+
+
+def _exit_code(status: int) -> int:
+    """Return the status as a shell shows it: 128 and the signal for one that was killed."""
+    if os.WIFSIGNALED(status):
+        return 128 + os.WTERMSIG(status)
+    return os.WEXITSTATUS(status)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f"signal {number} ({signal.Signals(number).name})"
+    except ValueError:
+        return f"signal {number}"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Be the supervisor of one sandbox. Return the exit code."""
+    # Private copies, out of the way of everything that is started later.
+    in_fd = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 10)
+    out_fd = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 10)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+    os.close(null)
+    try:
+        options = parse_options(argv)
+        if options.filtered:
+            syscalls.machine()
+        if options.process:
+            syscalls.become_subreaper()
+        elif os.getpid() != 1:
+            # It ends strays with kill(-1), which anywhere else means everything of this user.
+            raise ProtocolError("Outside a container the supervisor needs --process.")
+        syscalls.set_dumpable(False)
+        return Supervisor(in_fd, out_fd, options).serve()
+    except GridXError as error:
+        print(error, file=sys.stderr)
+        return 1
