@@ -1,0 +1,500 @@
+"""The worker's parts, wired: the machine decides, this carries it out, and stops in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections import deque
+from collections.abc import Callable
+from typing import Final, assert_never
+
+import msgspec
+
+from gridx.errors import GridXError
+from gridx.protocol import (
+    OLDEST_PROTOCOL,
+    PROTOCOL,
+    AttemptFinished,
+    AttemptRef,
+    CapabilityChanged,
+    Heartbeat,
+    Hello,
+    Output,
+    Refused,
+    StartAttempt,
+    ToWorker,
+    Welcome,
+)
+from gridx.resources import GIB, KIB, MIB, Capability
+
+from .attempt import AttemptListener, AttemptRun
+from .connection import Connection, is_about_login
+from .home import Home
+from .machine import (
+    AnyEvent,
+    AnyInstruction,
+    Begin,
+    CannotRun,
+    Disconnected,
+    Ended,
+    Forget,
+    GiveUp,
+    HoldOutput,
+    Machine,
+    OutputDue,
+    OutputSent,
+    OutputWritten,
+    Received,
+    ReleaseOutput,
+    SandboxHasJob,
+    Send,
+    SendOutput,
+    SendReport,
+    StopSandbox,
+    StopTaking,
+    Ticked,
+    Trim,
+)
+from .monitor import Monitor
+from .outbox import Outbox
+from .probe import MAX_WARM, MEMORY_SHARE, GpuReader, MachineFacts, measure, open_gpus
+from .sandbox.base import SandboxEngine
+from .sandbox.limits import WARM_BYTES
+from .sandbox.pool import SandboxPool
+from .settings import WorkerSettings
+
+_log = logging.getLogger(__name__)
+
+QUIET_S: Final = 0.005  # output that follows output waits at most so long, to travel together
+GATHER_BYTES: Final = 64 * KIB  # unless so much has gathered
+REPORT_WAIT_S: Final = 3.0  # a stop waits so long for the coordinator's last answers
+FIRST_HEARTBEAT_S: Final = 10.0
+
+
+def capability_of(
+    settings: WorkerSettings, facts: MachineFacts, engine: SandboxEngine, gpus: GpuReader
+) -> Capability:
+    """Return what is announced: the lender's limits, else what was measured, less the pool."""
+    cores = min(settings.cores or float(facts.cores), float(facts.cores))
+    lent_bytes = settings.memory_bytes or int(facts.memory_bytes * MEMORY_SHARE)
+    pool_bytes = warm_target(settings, facts) * WARM_BYTES
+    memory_bytes = max(GIB, min(lent_bytes, facts.memory_bytes) - pool_bytes)
+    return Capability(
+        cores=cores,
+        memory_bytes=memory_bytes,
+        slots=settings.slots or max(1, round(2 * cores)),
+        sandbox=engine.kind,
+        images=engine.images,
+        gpus=gpus.gpus,
+        cpu_model=facts.cpu_model,
+        platform=facts.platform,
+    )
+
+
+def warm_target(settings: WorkerSettings, facts: MachineFacts) -> int:
+    """Return how many sandboxes are kept warm."""
+    if settings.warm is not None:
+        return settings.warm
+    cores = min(settings.cores or facts.cores, facts.cores)
+    return max(1, min(MAX_WARM, round(2 * cores)))
+
+
+class StopAsked:
+    """Whether somebody wants the worker to stop: in order, or, asked again, at once."""
+
+    def __init__(self) -> None:
+        self.in_order = asyncio.Event()
+        self.at_once = asyncio.Event()
+
+    def ask(self) -> None:
+        """Take one signal."""
+        if self.in_order.is_set():
+            self.at_once.set()
+        self.in_order.set()
+
+
+async def serve(
+    settings: WorkerSettings,
+    home: Home,
+    engine: SandboxEngine,
+    *,
+    version: str,
+    say: Callable[[str], None],
+) -> None:
+    """Be a worker until SIGTERM or SIGINT; return when everything is stopped and removed.
+
+    Args:
+        settings: what the lender allows.
+        home: the locked data folder.
+        engine: starts sandboxes; not prepared yet.
+        version: of this distribution, for the hello.
+        say: prints the ready line.
+
+    Raises:
+        SandboxError: this machine cannot isolate jobs as promised.
+        LoginRefused: the coordinator refuses this worker.
+    """
+    stop = StopAsked()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.ask)
+    starting = asyncio.create_task(_start(settings, home, engine, version, say, stop))
+    asked = asyncio.create_task(stop.in_order.wait())
+    try:
+        await asyncio.wait({starting, asked}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            return
+        await starting.result().run()
+    finally:
+        asked.cancel()
+        await engine.close()
+
+
+async def _start(
+    settings: WorkerSettings,
+    home: Home,
+    engine: SandboxEngine,
+    version: str,
+    say: Callable[[str], None],
+    stop: StopAsked,
+) -> Daemon:
+    """Do all that comes before the first hello: the checks, and the first warm sandbox."""
+    facts = measure()
+    await engine.prepare()
+    gpus = open_gpus()
+    capability = capability_of(settings, facts, engine, gpus)
+    pool = SandboxPool(
+        engine,
+        target=warm_target(settings, facts),
+        parallel=min(2, int(capability.cores) or 1),
+        gpus=[gpu.uuid for gpu in capability.gpus],
+    )
+    try:
+        await pool.fill_first()
+    except BaseException:
+        await pool.close()
+        raise
+    return Daemon(
+        settings,
+        home,
+        pool,
+        capability=capability,
+        monitor=Monitor(gpus),
+        version=version,
+        say=say,
+        stop=stop,
+    )
+
+
+class Daemon:
+    """One worker that is ready to be announced."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        home: Home,
+        pool: SandboxPool,
+        *,
+        capability: Capability,
+        monitor: Monitor,
+        version: str,
+        say: Callable[[str], None],
+        stop: StopAsked,
+    ) -> None:
+        self._settings = settings
+        self._home = home
+        self._pool = pool
+        self._monitor = monitor
+        self._version = version
+        self._say = say
+        self._stop = stop
+        self._outbox = Outbox(home.outbox)
+        self._machine = Machine(owner=settings.user, capability=capability)
+        for ref, spool in self._outbox.restore():
+            if spool is None:
+                self._machine.restore_lost(ref)
+            else:
+                self._machine.restore_finished(ref, start=spool.start, end=spool.end)
+        self._runs: dict[AttemptRef, tuple[AttemptRun, asyncio.Task[None]]] = {}
+        self._due: dict[AttemptRef, asyncio.TimerHandle] = {}
+        self._sent_at_s: dict[AttemptRef, float] = {}
+        self._todo: deque[AnyInstruction] = deque()
+        self._is_working = False
+        self._changed = asyncio.Event()
+        self._welcomed = asyncio.Event()
+        self._heartbeat_s = FIRST_HEARTBEAT_S
+        self._uses_token = False
+        self._listener = AttemptListener(
+            started=lambda ref: self._tell(SandboxHasJob(ref=ref)),
+            output=self._on_output,
+            ended=self._on_ended,
+            cannot_run=lambda ref, why: self._tell(CannotRun(ref=ref, reason=why)),
+        )
+        self._connection = Connection(
+            settings.coordinator,
+            hello=self._hello,
+            on_message=self._on_message,
+            on_lost=lambda: self._tell(Disconnected()),
+            on_refused=self._on_refused,
+        )
+
+    # ---- life
+
+    async def run(self) -> None:
+        """Register and work until asked to stop; then stop in order.
+
+        Raises:
+            LoginRefused: the coordinator refuses this worker.
+        """
+        connecting = asyncio.create_task(self._connection.run())
+        beating = asyncio.create_task(self._beat())
+        asked = asyncio.create_task(self._stop.in_order.wait())
+        try:
+            done, _ = await asyncio.wait(
+                {connecting, beating, asked}, return_when=asyncio.FIRST_COMPLETED
+            )
+            if asked in done:
+                await self._drain()
+            for task in done - {asked}:
+                task.result()
+        finally:
+            await self._connection.close()
+            for task in (connecting, beating, asked):
+                task.cancel()
+            await asyncio.gather(connecting, beating, asked, return_exceptions=True)
+            await self._close()
+
+    async def _drain(self) -> None:
+        """Finish what can be finished in time, hand back the rest, wait for the last answers."""
+        _log.info("stopping", extra={"action": "stop", "running": self._machine.live_count()})
+        self._tell(StopTaking())
+        capability = msgspec.structs.replace(self._machine.capability, slots=0)
+        self._connection.send(CapabilityChanged(capability=capability))
+        await self._until(lambda: self._machine.live_count() == 0, self._settings.drain_s)
+        self._tell(GiveUp())
+        if self._connection.is_open:
+            await self._until(lambda: self._machine.unsettled_count() == 0, REPORT_WAIT_S)
+
+    async def _until(self, holds: Callable[[], bool], at_most_s: float) -> None:
+        """Wait until ``holds`` does, the time is up, or somebody is in a hurry."""
+        hurry = asyncio.create_task(self._stop.at_once.wait())
+        try:
+            async with asyncio.timeout(at_most_s):
+                while not holds() and not hurry.done():
+                    self._changed.clear()
+                    change = asyncio.create_task(self._changed.wait())
+                    await asyncio.wait({change, hurry}, return_when=asyncio.FIRST_COMPLETED)
+                    change.cancel()
+        except TimeoutError:
+            pass
+        finally:
+            hurry.cancel()
+
+    async def _close(self) -> None:
+        for _, task in self._runs.values():
+            task.cancel()
+        await asyncio.gather(*(task for _, task in self._runs.values()), return_exceptions=True)
+        await self._pool.close()
+        self._outbox.close()
+
+    # ---- the coordinator
+
+    def _hello(self) -> Hello:
+        settings = self._settings
+        token = self._home.token_for(settings.user, settings.coordinator)
+        self._uses_token = token is not None
+        return Hello(
+            protocol_min=OLDEST_PROTOCOL,
+            protocol_max=PROTOCOL,
+            worker_id=self._home.identity.worker_id,
+            name=settings.name,
+            user=settings.user,
+            password=settings.password if token is None else None,
+            token=token,
+            capability=self._machine.capability,
+            running=self._machine.held(),
+            version=self._version,
+        )
+
+    def _on_refused(self, error: GridXError) -> bool:
+        if self._uses_token and is_about_login(error) and self._settings.password is not None:
+            _log.info("the stored token is refused", extra={"action": "login"})
+            self._home.keep_token(self._settings.user, self._settings.coordinator, None)
+            return True
+        return False
+
+    def _on_message(self, message: ToWorker) -> None:
+        if isinstance(message, Welcome):
+            self._on_welcome(message)
+        elif isinstance(message, Refused):
+            _log.error(
+                "the coordinator refused a message",
+                extra={
+                    "action": "refused",
+                    "job_id": message.job_id,
+                    "error": message.error.message,
+                },
+            )
+        self._tell(Received(message=message))
+        if isinstance(message, Welcome) and not self._welcomed.is_set():
+            self._welcomed.set()
+            self._say(
+                f"ready worker={self._home.identity.worker_id}"
+                f" sandbox={self._machine.capability.sandbox}"
+            )
+
+    def _on_welcome(self, welcome: Welcome) -> None:
+        self._heartbeat_s = welcome.heartbeat_s
+        if welcome.token is not None:
+            self._home.keep_token(self._settings.user, self._settings.coordinator, welcome.token)
+        _log.info(
+            "registered",
+            extra={
+                "action": "connect",
+                "worker_id": self._home.identity.worker_id,
+                "adopted": len(welcome.adopted),
+                "stopped": len(welcome.stop),
+            },
+        )
+
+    async def _beat(self) -> None:
+        await self._welcomed.wait()
+        while True:
+            self._pool.prune()
+            if self._connection.is_open:
+                self._connection.send(
+                    Heartbeat(
+                        running=self._machine.running(),
+                        load=self._monitor.read(warm_sandboxes=self._pool.warm),
+                    )
+                )
+                self._tell(Ticked())
+            await asyncio.sleep(self._heartbeat_s)
+
+    # ---- the machine
+
+    def _tell(self, event: AnyEvent) -> None:
+        """Give ``event`` to the machine and do what it says, in order.
+
+        Doing one thing may tell the machine the next: that is queued, not nested.
+        """
+        self._todo.extend(self._machine.handle(event))
+        self._changed.set()
+        if self._is_working:
+            return
+        self._is_working = True
+        try:
+            while self._todo:
+                self._do(self._todo.popleft())
+        finally:
+            self._is_working = False
+
+    def _do(self, instruction: AnyInstruction) -> None:
+        match instruction:
+            case Send(message=message):
+                self._connection.send(message)
+            case SendOutput(ref=ref, start=start, budget_bytes=budget):
+                self._send_output(ref, start, budget)
+            case SendReport(ref=ref):
+                self._connection.send(self._outbox.report(ref))
+            case Begin(start=start_attempt):
+                self._begin(start_attempt)
+            case StopSandbox(ref=ref, report=report):
+                self._stop_run(ref, report=report)
+            case HoldOutput(ref=ref):
+                if ref in self._runs:
+                    self._runs[ref][0].hold()
+            case ReleaseOutput(ref=ref):
+                if ref in self._runs:
+                    self._runs[ref][0].release()
+            case Trim(ref=ref, offset=offset):
+                self._outbox.spool(ref).trim(offset)
+            case Forget(ref=ref):
+                self._outbox.forget(ref)
+                self._cancel_due(ref)
+                self._sent_at_s.pop(ref, None)
+            case _:
+                assert_never(instruction)
+
+    def _begin(self, start: StartAttempt) -> None:
+        run = AttemptRun(start, self._pool, self._listener)
+        self._outbox.begin(run.ref)
+        task = asyncio.create_task(run.run())
+        self._runs[run.ref] = (run, task)
+        task.add_done_callback(lambda done: self._run_over(run.ref, done))
+
+    def _run_over(self, ref: AttemptRef, task: asyncio.Task[None]) -> None:
+        if ref in self._runs and self._runs[ref][1] is task:
+            del self._runs[ref]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("an attempt failed here", exc_info=error, extra={"job_id": ref.job_id})
+            self._tell(CannotRun(ref=ref, reason="The worker failed to run it."))
+        self._changed.set()
+
+    def _stop_run(self, ref: AttemptRef, *, report: bool) -> None:
+        if ref not in self._runs:
+            return
+        run, task = self._runs[ref]
+        if report:
+            run.stop()
+        else:
+            task.cancel()
+
+    # ---- output
+
+    def _on_output(self, ref: AttemptRef, data: bytes) -> None:
+        if ref not in self._machine.attempts:
+            return  # fenced off meanwhile
+        end = self._outbox.spool(ref).append(data)
+        self._tell(OutputWritten(ref=ref, end=end))
+        waited_s = self._now_s() - self._sent_at_s.get(ref, -1.0)
+        attempt = self._machine.attempts.get(ref)
+        is_much = attempt is not None and end - attempt.sent >= GATHER_BYTES
+        if waited_s >= QUIET_S or is_much:
+            self._cancel_due(ref)
+            self._tell(OutputDue(ref=ref))
+        elif ref not in self._due:
+            loop = asyncio.get_running_loop()
+            self._due[ref] = loop.call_later(QUIET_S - waited_s, self._output_due, ref)
+
+    def _output_due(self, ref: AttemptRef) -> None:
+        self._due.pop(ref, None)
+        self._tell(OutputDue(ref=ref))
+
+    def _cancel_due(self, ref: AttemptRef) -> None:
+        timer = self._due.pop(ref, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _send_output(self, ref: AttemptRef, start: int, budget_bytes: int) -> None:
+        data = self._outbox.spool(ref).read(start, min(budget_bytes, MIB))
+        attempt = self._machine.attempts[ref]
+        self._connection.send(
+            Output(
+                job_id=ref.job_id,
+                attempt=ref.attempt,
+                call=attempt.call,
+                offset=start,
+                data=data,
+            )
+        )
+        self._sent_at_s[ref] = self._now_s()
+        self._tell(OutputSent(ref=ref, end=start + len(data)))
+
+    def _on_ended(self, report: AttemptFinished) -> None:
+        ref = AttemptRef(job_id=report.job_id, attempt=report.attempt)
+        if ref not in self._machine.attempts:
+            return  # fenced off meanwhile
+        self._cancel_due(ref)
+        self._outbox.keep_report(report)
+        # Sent before it is written: the disk is not on the way of an answer. A worker killed
+        # between the two hands the attempt back, or finds it settled.
+        self._tell(Ended(ref=ref, stream_bytes=report.stream_bytes))
+        self._outbox.write_report(ref)
+
+    @staticmethod
+    def _now_s() -> float:
+        return asyncio.get_running_loop().time()

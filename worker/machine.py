@@ -1,0 +1,557 @@
+"""What the worker does next, decided without a clock, socket, file or sandbox.
+
+Events go in, instructions come out; ``daemon.py`` carries them out in order. The machine knows
+of each attempt only numbers: where its output stream ends, how much of it was sent and how
+much the coordinator has stored. The bytes lie in the outbox.
+
+The life of an attempt here:
+
+    STARTING ──sandbox has the job──> RUNNING ──sandbox ended──> FINISHED ──Settled──> forgotten
+        │                                │                           │
+        └── cannot be started, ──────────┴── worker stops ──> HANDED_BACK ── answered ──> forgotten
+
+A stop on the user's wish leaves the phase and marks it ``stopping``; a fenced one forgets the
+attempt at once.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final, assert_never
+
+import msgspec
+
+from gridx.protocol import (
+    AttemptRef,
+    AttemptStarted,
+    HandBack,
+    OutputAck,
+    OutputResend,
+    Settled,
+    StartAttempt,
+    StopAttempt,
+    StoredEnd,
+    ToWorker,
+    Welcome,
+)
+from gridx.resources import MIB, Capability, ResourceRequest
+
+WINDOW_BYTES: Final = MIB  # sent and not acknowledged, for one attempt
+STALE_TICKS: Final = 3  # heartbeats without an acknowledgement until bytes are sent again
+
+
+class Phase(StrEnum):
+    """Where an attempt stands on this worker."""
+
+    STARTING = "starting"  # a sandbox is being taken for it
+    RUNNING = "running"  # the sandbox has the job
+    FINISHED = "finished"  # its report is on disk and waits for Settled
+    HANDED_BACK = "handed_back"  # said so; kept until a connection has carried it for sure
+
+
+LIVE: Final = frozenset({Phase.STARTING, Phase.RUNNING})
+
+
+class Attempt(msgspec.Struct, kw_only=True):
+    """One attempt in numbers. Offsets are bytes of its output stream."""
+
+    request: ResourceRequest
+    phase: Phase
+    call: int = 0
+    written: int = 0  # end of the stream in the outbox
+    sent: int = 0  # up to here it was sent on this connection
+    acked: int = 0  # up to here the coordinator has it stored
+    started: bool = False
+    stopping: bool = False
+    is_held: bool = False  # its sandbox is not being read: back-pressure
+    report_sent: bool = False
+    ticks: int = 0  # since something was sent and not answered
+    reason: str = ""  # of a hand-back
+
+
+# ---------------------------------------------------------------- what may happen
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of what the daemon tells the machine."""
+
+
+class Received(Event, frozen=True, kw_only=True):
+    """A message of the coordinator. Welcome is one of them."""
+
+    message: ToWorker
+
+
+class Disconnected(Event, frozen=True, kw_only=True):
+    """The connection is gone. Work goes on."""
+
+
+class SandboxHasJob(Event, frozen=True, kw_only=True):
+    """The call was written to its sandbox."""
+
+    ref: AttemptRef
+
+
+class OutputWritten(Event, frozen=True, kw_only=True):
+    """The stream in the outbox now ends at ``end``."""
+
+    ref: AttemptRef
+    end: int
+
+
+class OutputDue(Event, frozen=True, kw_only=True):
+    """Output has waited long enough, or enough of it has gathered."""
+
+    ref: AttemptRef
+
+
+class OutputSent(Event, frozen=True, kw_only=True):
+    """Whole events up to ``end`` were sent, as SendOutput asked."""
+
+    ref: AttemptRef
+    end: int
+
+
+class Ended(Event, frozen=True, kw_only=True):
+    """The call has ended; its report and all its output are in the outbox."""
+
+    ref: AttemptRef
+    stream_bytes: int
+
+
+class CannotRun(Event, frozen=True, kw_only=True):
+    """The attempt never got a sandbox."""
+
+    ref: AttemptRef
+    reason: str
+
+
+class Ticked(Event, frozen=True, kw_only=True):
+    """A heartbeat interval has passed."""
+
+
+class StopTaking(Event, frozen=True, kw_only=True):
+    """The worker was asked to stop: hand back what arrives from now on."""
+
+
+class GiveUp(Event, frozen=True, kw_only=True):
+    """The worker stops now: hand back what still runs."""
+
+
+AnyEvent = (
+    Received
+    | Disconnected
+    | SandboxHasJob
+    | OutputWritten
+    | OutputDue
+    | OutputSent
+    | Ended
+    | CannotRun
+    | Ticked
+    | StopTaking
+    | GiveUp
+)
+
+# ---------------------------------------------------------------- what to do then
+
+
+class Instruction(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of what the machine asks of the daemon."""
+
+
+class Send(Instruction, frozen=True, kw_only=True):
+    """Send this message now."""
+
+    message: AttemptStarted | HandBack
+
+
+class SendOutput(Instruction, frozen=True, kw_only=True):
+    """Send whole events from ``start``: at least one, then while they fit in ``budget_bytes``.
+    Answer with OutputSent."""
+
+    ref: AttemptRef
+    start: int
+    budget_bytes: int
+
+
+class SendReport(Instruction, frozen=True, kw_only=True):
+    """Send the attempt's report from the outbox."""
+
+    ref: AttemptRef
+
+
+class Begin(Instruction, frozen=True, kw_only=True):
+    """Take a sandbox and run the call in it."""
+
+    start: StartAttempt
+
+
+class StopSandbox(Instruction, frozen=True, kw_only=True):
+    """End the call. ``report``: it is metered and reported as cancelled; else killed at once."""
+
+    ref: AttemptRef
+    report: bool
+
+
+class HoldOutput(Instruction, frozen=True, kw_only=True):
+    """Stop reading the sandbox: the coordinator is behind."""
+
+    ref: AttemptRef
+
+
+class ReleaseOutput(Instruction, frozen=True, kw_only=True):
+    """Read the sandbox again."""
+
+    ref: AttemptRef
+
+
+class Trim(Instruction, frozen=True, kw_only=True):
+    """The outbox may drop the stream before ``offset``."""
+
+    ref: AttemptRef
+    offset: int
+
+
+class Forget(Instruction, frozen=True, kw_only=True):
+    """Remove the attempt from the outbox."""
+
+    ref: AttemptRef
+
+
+AnyInstruction = (
+    Send
+    | SendOutput
+    | SendReport
+    | Begin
+    | StopSandbox
+    | HoldOutput
+    | ReleaseOutput
+    | Trim
+    | Forget
+)
+
+
+class Machine:
+    """The worker's attempts, and the rules for them."""
+
+    def __init__(self, *, owner: str, capability: Capability) -> None:
+        self._owner = owner
+        self.capability = capability
+        self.attempts: dict[AttemptRef, Attempt] = {}
+        self.is_connected = False
+        self.is_stopping = False
+
+    # ---- what a connection needs to know
+
+    def running(self) -> tuple[AttemptRef, ...]:
+        """Return what a heartbeat names: all that is held, but for what was handed back."""
+        return tuple(
+            ref for ref, attempt in self.attempts.items() if attempt.phase != Phase.HANDED_BACK
+        )
+
+    def held(self) -> tuple[AttemptRef, ...]:
+        """Return what a hello names: a hand-back is repeated when the coordinator adopts it."""
+        return tuple(self.attempts)
+
+    def live_count(self) -> int:
+        """Return how many attempts have, or are about to have, a sandbox."""
+        return sum(attempt.phase in LIVE for attempt in self.attempts.values())
+
+    def unsettled_count(self) -> int:
+        """Return how many attempts the coordinator still has to answer for."""
+        return len(self.running())
+
+    def restore_finished(self, ref: AttemptRef, *, start: int, end: int) -> None:
+        """Take up an attempt that an earlier run finished: its stream from ``start`` is there."""
+        self.attempts[ref] = Attempt(
+            request=ResourceRequest(),
+            phase=Phase.FINISHED,
+            written=end,
+            sent=start,
+            acked=start,
+            started=True,
+        )
+
+    def restore_lost(self, ref: AttemptRef) -> None:
+        """Take up an attempt that died with an earlier run of the worker."""
+        self.attempts[ref] = Attempt(
+            request=ResourceRequest(),
+            phase=Phase.HANDED_BACK,
+            reason="The worker was restarted while the job ran.",
+        )
+
+    # ---- events in, instructions out
+
+    def handle(self, event: AnyEvent) -> list[AnyInstruction]:
+        """Return what has to be done because of ``event``, in this order."""
+        match event:
+            case Received(message=message):
+                return self._received(message)
+            case Disconnected():
+                return self._disconnected()
+            case SandboxHasJob(ref=ref):
+                return self._sandbox_has_job(ref)
+            case OutputWritten(ref=ref, end=end):
+                return self._output_written(ref, end)
+            case OutputDue(ref=ref):
+                return self._pump(ref)
+            case OutputSent(ref=ref, end=end):
+                return self._output_sent(ref, end)
+            case Ended(ref=ref, stream_bytes=end):
+                return self._ended(ref, end)
+            case CannotRun(ref=ref, reason=reason):
+                return self._cannot_run(ref, reason)
+            case Ticked():
+                return self._ticked()
+            case StopTaking():
+                self.is_stopping = True
+                return []
+            case GiveUp():
+                return self._give_up()
+            case _:
+                assert_never(event)
+
+    def _received(self, message: ToWorker) -> list[AnyInstruction]:
+        match message:
+            case Welcome():
+                return self._welcomed(message)
+            case StartAttempt():
+                return self._start(message)
+            case StopAttempt(fenced=fenced):
+                return self._stop(_ref(message), fenced=fenced)
+            case OutputAck(offset=offset):
+                return self._acked(_ref(message), offset)
+            case OutputResend(offset=offset):
+                return self._resend(_ref(message), offset)
+            case Settled():
+                return self._settled(_ref(message))
+            case _:  # Refused: the connection deals with it
+                return []
+
+    def _welcomed(self, welcome: Welcome) -> list[AnyInstruction]:
+        self.is_connected = True
+        adopted = {_ref(end): end.offset for end in welcome.adopted}
+        todo: list[AnyInstruction] = []
+        for ref in list(self.attempts):
+            attempt = self.attempts[ref]
+            if ref not in adopted:
+                todo += self._drop(ref)  # in ``stop``, or not live for another reason
+            elif attempt.phase == Phase.HANDED_BACK:
+                todo += [self._hand_back_message(ref, attempt), *self._drop(ref)]
+            else:
+                if attempt.started:
+                    todo.append(Send(message=_started(ref, attempt)))
+                attempt.report_sent = False
+                todo += self._resend(ref, adopted[ref])
+        return todo
+
+    def _disconnected(self) -> list[AnyInstruction]:
+        self.is_connected = False
+        todo: list[AnyInstruction] = []
+        for ref, attempt in self.attempts.items():
+            attempt.sent = attempt.acked
+            attempt.report_sent = False
+            todo += self._hold_or_release(ref, attempt)
+        return todo
+
+    def _start(self, start: StartAttempt) -> list[AnyInstruction]:
+        ref = _ref(start)
+        request = start.job.limits.request()
+        known = self.attempts.get(ref)
+        if known is not None:  # said twice
+            is_told = known.started and known.phase in LIVE
+            return [Send(message=_started(ref, known))] if is_told else []
+        refusal = self._why_not(start, request)
+        if refusal:
+            return [Send(message=HandBack(job_id=ref.job_id, attempt=ref.attempt, message=refusal))]
+        self.attempts[ref] = Attempt(request=request, phase=Phase.STARTING, call=start.call)
+        return [Begin(start=start)]
+
+    def _why_not(self, start: StartAttempt, request: ResourceRequest) -> str:
+        if self.is_stopping:
+            return "The worker is stopping."
+        if self.capability.own_jobs_only and start.user != self._owner:
+            return "This worker has no Docker and runs its own owner's jobs only."
+        live = [attempt.request for attempt in self.attempts.values() if attempt.phase in LIVE]
+        if len(live) >= self.capability.slots:
+            return "The worker has no free slot."
+        fits = (
+            sum(taken.cores for taken in live) + request.cores <= self.capability.cores + 1e-9
+            and sum(taken.memory_bytes for taken in live) + request.memory_bytes
+            <= self.capability.memory_bytes
+            and sum(taken.gpus for taken in live) + request.gpus <= len(self.capability.gpus)
+        )
+        return "" if fits else "The worker has too little free for this job."
+
+    def _stop(self, ref: AttemptRef, *, fenced: bool) -> list[AnyInstruction]:
+        attempt = self.attempts.get(ref)
+        if attempt is None:
+            return []
+        if fenced or attempt.phase == Phase.HANDED_BACK:
+            return self._drop(ref)
+        if attempt.phase == Phase.FINISHED or attempt.stopping:
+            return []  # the report is on its way
+        attempt.stopping = True
+        todo: list[AnyInstruction] = [StopSandbox(ref=ref, report=True)]
+        return todo + self._hold_or_release(ref, attempt)
+
+    def _sandbox_has_job(self, ref: AttemptRef) -> list[AnyInstruction]:
+        attempt = self.attempts.get(ref)
+        if attempt is None or attempt.phase != Phase.STARTING:
+            return []
+        attempt.phase = Phase.RUNNING
+        attempt.started = True
+        return [Send(message=_started(ref, attempt))] if self.is_connected else []
+
+    def _output_written(self, ref: AttemptRef, end: int) -> list[AnyInstruction]:
+        attempt = self.attempts.get(ref)
+        if attempt is None:
+            return []
+        attempt.written = end
+        return self._hold_or_release(ref, attempt)
+
+    def _output_sent(self, ref: AttemptRef, end: int) -> list[AnyInstruction]:
+        attempt = self.attempts.get(ref)
+        if attempt is None or not self.is_connected:
+            return []
+        attempt.sent = max(attempt.sent, end)
+        return self._pump(ref)
+
+    def _pump(self, ref: AttemptRef) -> list[AnyInstruction]:
+        """Send what the window allows; after the last byte of a finished attempt its report."""
+        attempt = self.attempts.get(ref)
+        if attempt is None or not self.is_connected or attempt.phase == Phase.HANDED_BACK:
+            return []
+        budget = WINDOW_BYTES - (attempt.sent - attempt.acked)
+        if attempt.sent < attempt.written:
+            if budget <= 0:
+                return []
+            return [SendOutput(ref=ref, start=attempt.sent, budget_bytes=budget)]
+        if attempt.phase == Phase.FINISHED and not attempt.report_sent:
+            attempt.report_sent = True
+            attempt.ticks = 0
+            return [SendReport(ref=ref)]
+        return []
+
+    def _acked(self, ref: AttemptRef, offset: int) -> list[AnyInstruction]:
+        attempt = self.attempts.get(ref)
+        if attempt is None or not attempt.acked < offset <= attempt.written:
+            return []
+        attempt.acked = offset
+        attempt.sent = max(attempt.sent, offset)
+        attempt.ticks = 0
+        todo: list[AnyInstruction] = [Trim(ref=ref, offset=offset)]
+        return todo + self._hold_or_release(ref, attempt) + self._pump(ref)
+
+    def _resend(self, ref: AttemptRef, offset: int) -> list[AnyInstruction]:
+        attempt = self.attempts.get(ref)
+        if attempt is None or attempt.phase == Phase.HANDED_BACK:
+            return []
+        if not attempt.acked <= offset <= attempt.written:
+            # The stored end went back, or is past what was ever written: the streams are not
+            # the same any more, and only another attempt can make a whole one.
+            return self._hand_back(ref, "The stored output and this worker's do not meet.")
+        todo: list[AnyInstruction] = []
+        if offset > attempt.acked:
+            todo.append(Trim(ref=ref, offset=offset))
+        attempt.acked = attempt.sent = offset
+        attempt.ticks = 0
+        attempt.report_sent = False
+        return todo + self._hold_or_release(ref, attempt) + self._pump(ref)
+
+    def _ended(self, ref: AttemptRef, stream_bytes: int) -> list[AnyInstruction]:
+        attempt = self.attempts.get(ref)
+        if attempt is None or attempt.phase not in LIVE:
+            return []
+        attempt.phase = Phase.FINISHED
+        attempt.written = stream_bytes
+        return self._pump(ref)
+
+    def _cannot_run(self, ref: AttemptRef, reason: str) -> list[AnyInstruction]:
+        attempt = self.attempts.get(ref)
+        if attempt is None or attempt.phase != Phase.STARTING:
+            return []
+        return self._hand_back(ref, reason)
+
+    def _settled(self, ref: AttemptRef) -> list[AnyInstruction]:
+        attempt = self.attempts.get(ref)
+        if attempt is None or attempt.phase != Phase.FINISHED:
+            return []
+        return self._drop(ref)
+
+    def _ticked(self) -> list[AnyInstruction]:
+        """Say again what was not answered. One connection loses nothing, so this is for a
+        coordinator that was too busy, or lost its memory without losing the connection."""
+        todo: list[AnyInstruction] = []
+        for ref, attempt in list(self.attempts.items()):
+            is_handed_back = attempt.phase == Phase.HANDED_BACK
+            is_waiting = attempt.sent > attempt.acked or attempt.report_sent or is_handed_back
+            if not self.is_connected or not is_waiting:
+                continue
+            attempt.ticks += 1
+            if attempt.ticks < STALE_TICKS:
+                continue
+            if is_handed_back:  # the connection has carried it by now
+                todo += self._drop(ref)
+            else:
+                attempt.ticks = 0
+                attempt.sent = attempt.acked
+                attempt.report_sent = False
+                todo += self._pump(ref)
+        return todo
+
+    def _give_up(self) -> list[AnyInstruction]:
+        self.is_stopping = True
+        todo: list[AnyInstruction] = []
+        for ref, attempt in list(self.attempts.items()):
+            if attempt.phase in LIVE:
+                todo += self._hand_back(ref, "The worker is stopping.")
+        return todo
+
+    def _hand_back(self, ref: AttemptRef, reason: str) -> list[AnyInstruction]:
+        attempt = self.attempts[ref]
+        todo: list[AnyInstruction] = []
+        if attempt.phase in LIVE:
+            todo.append(StopSandbox(ref=ref, report=False))
+        attempt.phase = Phase.HANDED_BACK
+        attempt.reason = reason
+        attempt.ticks = 0
+        if self.is_connected:
+            todo.append(self._hand_back_message(ref, attempt))
+        return todo
+
+    @staticmethod
+    def _hand_back_message(ref: AttemptRef, attempt: Attempt) -> Send:
+        return Send(
+            message=HandBack(job_id=ref.job_id, attempt=ref.attempt, message=attempt.reason)
+        )
+
+    def _drop(self, ref: AttemptRef) -> list[AnyInstruction]:
+        attempt = self.attempts.pop(ref)
+        todo: list[AnyInstruction] = []
+        if attempt.phase in LIVE:
+            todo.append(StopSandbox(ref=ref, report=False))
+        return [*todo, Forget(ref=ref)]
+
+    def _hold_or_release(self, ref: AttemptRef, attempt: Attempt) -> list[AnyInstruction]:
+        """Read the sandbox only while the coordinator keeps up, or is away: then the disk does.
+
+        A sandbox that is being stopped is always read, so that its last word arrives.
+        """
+        is_behind = attempt.written - attempt.acked > WINDOW_BYTES
+        hold = self.is_connected and is_behind and attempt.phase in LIVE and not attempt.stopping
+        if hold == attempt.is_held:
+            return []
+        attempt.is_held = hold
+        return [HoldOutput(ref=ref) if hold else ReleaseOutput(ref=ref)]
+
+
+_Naming = StartAttempt | StopAttempt | OutputAck | OutputResend | Settled | StoredEnd
+
+
+def _ref(message: _Naming) -> AttemptRef:
+    return AttemptRef(job_id=message.job_id, attempt=message.attempt)
+
+
+def _started(ref: AttemptRef, attempt: Attempt) -> AttemptStarted:
+    return AttemptStarted(job_id=ref.job_id, attempt=ref.attempt, call=attempt.call)

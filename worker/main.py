@@ -1,0 +1,180 @@
+"""`python -m worker.main`, `gridx-worker`: run, check, image.
+
+Heavy modules are imported where a command needs them: `--help` answers at once, and the daemon
+holds no more than it uses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+from gridx.errors import GridXError, SandboxError, SettingsError
+
+from .settings import (
+    PROCESS_NOTICE,
+    WorkerSettings,
+    ask_password,
+    from_arguments,
+)
+
+REFUSED = 2  # exit code: the coordinator refuses this worker; no use in trying again
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that ``argv`` names; the daemon when it names none."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = arguments[0] if arguments and not arguments[0].startswith("-") else "run"
+    if command == "image":
+        from . import images
+
+        return images.main(arguments[1:])
+    if command == "check":
+        return _check(arguments[1:])
+    if command == "run":
+        return _run(arguments[1:] if arguments[:1] == ["run"] else arguments)
+    print(f"gridx-worker has no command {command!r}: run, check or image.", file=sys.stderr)
+    return REFUSED
+
+
+def _run(arguments: Sequence[str]) -> int:
+    from .connection import LoginRefused
+    from .logs import start_logging
+
+    try:
+        settings = from_arguments(arguments)
+        start_logging()
+        if settings.sandbox == "process":
+            print(PROCESS_NOTICE, file=sys.stderr, flush=True)
+        asyncio.run(_serve(settings))
+    except LoginRefused as error:
+        return _failed(error, REFUSED)
+    except GridXError as error:
+        return _failed(error, 1)
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+async def _serve(settings: WorkerSettings) -> None:
+    from .daemon import serve
+    from .home import Home
+    from .sandbox.base import SandboxEngine
+
+    home = Home(settings.data_dir)
+    try:
+        if home.token_for(settings.user, settings.coordinator) is None and not settings.password:
+            settings = _with_password(settings)
+        engine: SandboxEngine
+        if settings.sandbox == "process":
+            from .sandbox.process import ProcessEngine
+
+            engine = ProcessEngine(folder=settings.data_dir / "process")
+        else:
+            from .sandbox.docker import DockerEngine
+
+            engine = DockerEngine(
+                worker_id=home.identity.worker_id,
+                python_minor=settings.python,
+                runtime=settings.runtime,
+            )
+        try:
+            await serve(settings, home, engine, version=_version(), say=_say)
+        except SandboxError as error:
+            if settings.sandbox == "docker":
+                error.hint += (
+                    " Or try the grid without Docker, for your own jobs only: --sandbox process."
+                )
+            raise
+    finally:
+        home.close()
+
+
+def _with_password(settings: WorkerSettings) -> WorkerSettings:
+    import msgspec
+
+    password = ask_password(settings.user)
+    if password is None:
+        raise SettingsError(
+            f"The password of {settings.user} is missing.",
+            hint="Set GRIDX_PASSWORD, add --password, or start the worker at a terminal.",
+        )
+    return msgspec.structs.replace(settings, password=password)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _failed(error: GridXError, code: int) -> int:
+    print(f"{error.message}\n{error.hint}", file=sys.stderr)
+    return code
+
+
+def _version() -> str:
+    try:
+        return metadata.version("gridx-jupyter")
+    except metadata.PackageNotFoundError:
+        return "0+source"
+
+
+# ---------------------------------------------------------------- is this machine fit?
+
+
+def _check(arguments: Sequence[str]) -> int:
+    """Print what this machine can promise, one line a point; exit 0 when it is fit."""
+    import argparse
+    import tempfile
+
+    options = argparse.ArgumentParser(
+        prog="gridx-worker check",
+        description="Say whether this machine can run other people's jobs in Docker.",
+    )
+    options.add_argument("--python", metavar="MINOR", help="Python of the sandbox, as 3.11")
+    options.add_argument("--runtime", help="another OCI runtime of the engine, such as runsc")
+    given = options.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="gridx-check-") as folder:
+        is_fit = asyncio.run(_check_docker(Path(folder), given.python, given.runtime))
+    print("This machine is fit." if is_fit else "This machine is not fit yet.")
+    return 0 if is_fit else 1
+
+
+async def _check_docker(folder: Path, python: str | None, runtime: str | None) -> bool:
+    from .home import Home
+    from .sandbox.base import DEFAULT_REQUEST
+    from .sandbox.docker import DockerEngine
+
+    home = Home(folder)
+    engine = DockerEngine(worker_id=home.identity.worker_id, python_minor=python, runtime=runtime)
+    try:
+        kept = await engine.check_promises()
+        _row("engine", True, f"answers, version {engine.info.get('ServerVersion', '?')}")
+        for promise in kept:
+            _row(promise.name, promise.kept, promise.detail)
+        image = await engine.find_image()
+        _row("image", image is not None, image.tag if image else "run `gridx-worker image`")
+        if image is None or not all(promise.kept for promise in kept):
+            return False
+        await engine.prepare()
+        sandbox = await engine.start(DEFAULT_REQUEST)
+        await sandbox.kill()
+        filtered = sandbox.ready.filtered
+        _row("hardened container", filtered, f"ready, Python {sandbox.ready.python}, filtered")
+        return filtered
+    except GridXError as error:
+        _row("problem", False, f"{error.message} {error.hint}")
+        return False
+    finally:
+        await engine.close()
+        home.close()
+
+
+def _row(name: str, is_good: bool, detail: str) -> None:
+    print(f"  {'ok' if is_good else 'NO':<4}{name:<22}{detail}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""What the machine does right now, for the heartbeats."""
+
+from __future__ import annotations
+
+import psutil
+
+from gridx.resources import Load
+
+from .probe import GpuReader
+
+
+class Monitor:
+    """Reads the machine's load. CPU is the mean since the reading before."""
+
+    def __init__(self, gpus: GpuReader) -> None:
+        self._gpus = gpus
+        psutil.cpu_percent()  # the first reading has nothing to compare with
+
+    def read(self, *, warm_sandboxes: int) -> Load:
+        """Return the load now; ``warm_sandboxes`` is passed through."""
+        memory = psutil.virtual_memory()
+        states = self._gpus.read()
+        return Load(
+            cpu=min(1.0, psutil.cpu_percent() / 100),
+            memory_used_bytes=int(memory.total - memory.available),
+            memory_total_bytes=int(memory.total),
+            gpu=tuple(state.utilisation for state in states),
+            gpu_memory_used_bytes=tuple(state.memory_used_bytes for state in states),
+            gpu_temperature_c=tuple(state.temperature_c for state in states),
+            warm_sandboxes=warm_sandboxes,
+        )

@@ -1,0 +1,252 @@
+"""Output and reports, kept on disk until the coordinator has them.
+
+    <data dir>/outbox/<job id>.<attempt>/
+        00000000000000000000.events   the stream from that offset, whole events; several files
+        report                        the AttemptFinished, present when the call has ended
+
+A folder without a report is an attempt that died with its worker. Nothing here is synchronised
+to the platter: what survives is the death of the process. After a power cut the lease expires
+and the job runs again, as for every other loss that was never acknowledged.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from gridx.errors import GridXError, ProtocolError
+from gridx.events import MAX_EVENT_BYTES
+from gridx.ids import parse_job_id
+from gridx.protocol import AttemptFinished, AttemptRef
+from gridx.resources import KIB, MIB
+
+_log = logging.getLogger(__name__)
+
+SEGMENT_BYTES: Final = 4 * MIB  # a file is deleted when it is acknowledged to its end
+RECENT_BYTES: Final = 256 * KIB  # of the stream's end stay in memory: sending reads no file
+
+_FOLDER = re.compile(r"(job_[0-9a-f]{32})\.(\d{1,9})\Z")
+_SEGMENT = re.compile(r"(\d{20})\.events\Z")
+_PREFIX_BYTES = 4
+
+_report_encoder = msgspec.msgpack.Encoder()
+_report_decoder: msgspec.msgpack.Decoder[AttemptFinished] = msgspec.msgpack.Decoder(AttemptFinished)
+
+
+class Spool:
+    """The output stream of one attempt: appended at its end, dropped from its beginning."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._segments: list[tuple[int, int]] = []  # (start, end) of each file, in order
+        self._file: int | None = None
+        self._recent: deque[bytes] = deque()
+        self._recent_start = 0
+        self.start = 0
+        self.end = 0
+
+    @classmethod
+    def reopen(cls, folder: Path) -> Spool:
+        """Return the spool that an earlier run left, cut behind its last whole event."""
+        spool = cls(folder)
+        starts = sorted(
+            int(match[1]) for path in folder.iterdir() if (match := _SEGMENT.match(path.name))
+        )
+        for start in starts:
+            if spool._segments and start != spool.end:
+                break  # a hole: nothing behind it can be sent
+            whole = _whole_events_bytes(spool._path(start))
+            os.truncate(spool._path(start), whole)
+            spool._segments.append((start, start + whole))
+            spool.end = start + whole
+        spool.start = spool._segments[0][0] if spool._segments else 0
+        spool._recent_start = spool.end
+        return spool
+
+    def append(self, data: bytes) -> int:
+        """Add whole events and return the new end of the stream."""
+        if self._file is None or self._segments[-1][1] - self._segments[-1][0] >= SEGMENT_BYTES:
+            self._open_segment()
+        assert self._file is not None
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._file, view) :]
+        start, end = self._segments[-1]
+        self._segments[-1] = (start, end + len(data))
+        self.end += len(data)
+        self._recent.append(data)
+        while len(self._recent) > 1 and self.end - self._recent_start > RECENT_BYTES:
+            self._recent_start += len(self._recent.popleft())
+        return self.end
+
+    def read(self, start: int, budget_bytes: int) -> bytes:
+        """Return whole events from ``start``: at least one, then while they fit the budget.
+
+        Raises:
+            ProtocolError: ``start`` is not in the spool, or not where an event begins.
+        """
+        if not self.start <= start < self.end:
+            raise ProtocolError(f"Offset {start} is not in the spool.")
+        if start >= self._recent_start:
+            data = b"".join(self._recent)[start - self._recent_start :]
+            return bytes(data[: _whole_prefix_bytes(data, budget_bytes)])
+        segment, end = next(s for s in self._segments if s[0] <= start < s[1])
+        with self._path(segment).open("rb") as file:
+            file.seek(start - segment)
+            prefix = file.read(_PREFIX_BYTES)
+            first = _PREFIX_BYTES + int.from_bytes(prefix, "big")
+            wanted = min(max(first, budget_bytes), end - start)
+            data = prefix + file.read(wanted - len(prefix))
+        return data[: _whole_prefix_bytes(data, budget_bytes)]
+
+    def trim(self, offset: int) -> None:
+        """Drop the files that end at ``offset`` or before it."""
+        while self._segments and self._segments[0][1] <= offset:
+            start, end = self._segments.pop(0)
+            if not self._segments:
+                self._close_segment()
+            self._path(start).unlink(missing_ok=True)
+            self.start = end
+        if self._segments:
+            self.start = self._segments[0][0]
+
+    def close(self) -> None:
+        """Close the file that is being written."""
+        self._close_segment()
+        self._recent.clear()
+        self._recent_start = self.end
+
+    def _open_segment(self) -> None:
+        self._close_segment()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+        self._file = os.open(self._path(self.end), flags, 0o600)
+        self._segments.append((self.end, self.end))
+
+    def _close_segment(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _path(self, start: int) -> Path:
+        return self._folder / f"{start:020}.events"
+
+
+def _whole_prefix_bytes(data: bytes, budget_bytes: int) -> int:
+    """Return the length of the whole events at the head of ``data`` that fit the budget."""
+    at = 0
+    while at + _PREFIX_BYTES <= len(data):
+        end = at + _PREFIX_BYTES + int.from_bytes(data[at : at + _PREFIX_BYTES], "big")
+        if end > len(data) or (at and end > budget_bytes):
+            break
+        at = end
+    if not at:
+        raise ProtocolError("No whole event begins there.")
+    return at
+
+
+def _whole_events_bytes(path: Path) -> int:
+    """Return how many bytes at the head of a file are whole events."""
+    size, at = path.stat().st_size, 0
+    with path.open("rb") as file:
+        while at + _PREFIX_BYTES <= size:
+            file.seek(at)
+            length = int.from_bytes(file.read(_PREFIX_BYTES), "big")
+            end = at + _PREFIX_BYTES + length
+            if length > MAX_EVENT_BYTES or end > size:
+                break
+            at = end
+    return at
+
+
+class Outbox:
+    """The spools and reports of every attempt that is not settled."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._spools: dict[AttemptRef, Spool] = {}
+        self._reports: dict[AttemptRef, AttemptFinished] = {}
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def restore(self) -> Iterator[tuple[AttemptRef, Spool | None]]:
+        """Yield what an earlier run left: the spool of a finished attempt that can still be
+        reported, or None for one that died with its worker."""
+        for path in sorted(self._folder.iterdir()):
+            match = _FOLDER.match(path.name)
+            if match is None:
+                continue
+            ref = AttemptRef(job_id=match[1], attempt=int(match[2]))
+            report = _read_report(path / "report")
+            spool = Spool.reopen(path)
+            # Everything was trimmed: the stream was acknowledged to its end.
+            if report is not None and not spool.end:
+                spool.start = spool.end = report.stream_bytes
+            if report is None or spool.end != report.stream_bytes:
+                yield ref, None
+                continue
+            self._spools[ref] = spool
+            self._reports[ref] = report
+            yield ref, spool
+
+    def begin(self, ref: AttemptRef) -> None:
+        """Note that this worker runs the attempt."""
+        folder = self._path(ref)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+        self._spools[ref] = Spool(folder)
+
+    def spool(self, ref: AttemptRef) -> Spool:
+        """Return the attempt's output stream."""
+        return self._spools[ref]
+
+    def keep_report(self, report: AttemptFinished) -> None:
+        """Keep the report until ``forget``."""
+        ref = AttemptRef(job_id=report.job_id, attempt=report.attempt)
+        self._reports[ref] = report
+
+    def write_report(self, ref: AttemptRef) -> None:
+        """Put the kept report on disk, whole or not at all."""
+        report = self._reports.get(ref)
+        if report is None:
+            return
+        folder = self._path(ref)
+        part = folder / "report.part"
+        part.write_bytes(_report_encoder.encode(report))
+        part.rename(folder / "report")
+
+    def report(self, ref: AttemptRef) -> AttemptFinished:
+        """Return the attempt's report."""
+        return self._reports[ref]
+
+    def forget(self, ref: AttemptRef) -> None:
+        """Remove all that is kept of the attempt."""
+        spool = self._spools.pop(ref, None)
+        if spool is not None:
+            spool.close()
+        self._reports.pop(ref, None)
+        shutil.rmtree(self._path(ref), ignore_errors=True)
+
+    def close(self) -> None:
+        """Close the files; what is in them stays."""
+        for spool in self._spools.values():
+            spool.close()
+
+    def _path(self, ref: AttemptRef) -> Path:
+        return self._folder / f"{parse_job_id(ref.job_id)}.{ref.attempt}"
+
+
+def _read_report(path: Path) -> AttemptFinished | None:
+    try:
+        return _report_decoder.decode(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError, GridXError) as error:
+        _log.warning("a report is unreadable", extra={"action": "restore", "error": str(error)})
+        return None

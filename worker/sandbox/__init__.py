@@ -1,0 +1,1 @@
+"""Isolation of one attempt: one Protocol, over Docker and over plain processes."""

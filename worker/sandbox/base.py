@@ -1,0 +1,129 @@
+"""What the worker asks of a sandbox, whatever it is made of.
+
+A sandbox takes one call and is thrown away. It is ready when it exists: its child is warm,
+filtered and blocked on its job. Whatever it says is decoded here and still not believed:
+``worker/attempt.py`` checks every event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from gridx.errors import SandboxError
+from gridx.resources import Image, ResourceRequest
+
+from ..runtime.frames import Frame, FromSupervisor, Ready
+
+DEFAULT_REQUEST = ResourceRequest()  # the size that warm sandboxes have
+
+
+class SandboxClosed(SandboxError):
+    """The sandbox has ended: nothing more will come from it."""
+
+    code = "sandbox_closed"
+    default_hint = "Nothing to do: its attempt is reported or handed back."
+
+
+class Death(msgspec.Struct, frozen=True, kw_only=True):
+    """How a sandbox ended that did not say so itself."""
+
+    out_of_memory: bool = False
+    exit_code: int | None = None
+    stderr: str = ""  # the last words of its PID 1, for the worker's own log
+
+
+class Promise(msgspec.Struct, frozen=True, kw_only=True):
+    """One limit that jobs are promised, and whether this machine keeps it."""
+
+    name: str
+    kept: bool
+    detail: str = ""
+
+
+class Sandbox(Protocol):
+    """One single-use sandbox, waiting for its call."""
+
+    @property
+    def id(self) -> str:
+        """A name for logs: the container's id, or the process's."""
+        ...
+
+    @property
+    def request(self) -> ResourceRequest:
+        """The size it was started with."""
+        ...
+
+    @property
+    def ready(self) -> Ready:
+        """What its supervisor said when it was warm."""
+        ...
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the sandbox ended, or its stream was cut."""
+        ...
+
+    async def send(self, frame: Frame) -> None:
+        """Write one frame to its supervisor.
+
+        Raises:
+            SandboxClosed: it has ended.
+        """
+        ...
+
+    async def receive(self) -> FromSupervisor:
+        """Return its next frame. While nobody receives, the sandbox is held back by its pipe.
+
+        Raises:
+            SandboxClosed: it has ended.
+            SandboxError: what it sent is no frame, or too large.
+        """
+        ...
+
+    async def kill(self) -> None:
+        """End it with all its processes, within two seconds, and remove what is left of it.
+
+        Safe to call twice, and while its output is not being read.
+        """
+        ...
+
+    async def post_mortem(self) -> Death:
+        """Say how it ended. Only after ``SandboxClosed``, and before ``kill``."""
+        ...
+
+
+class SandboxEngine(Protocol):
+    """Starts sandboxes of one kind."""
+
+    @property
+    def kind(self) -> str:
+        """ "docker" or "process"."""
+        ...
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """What it can start now; known after ``prepare``."""
+        ...
+
+    async def prepare(self) -> None:
+        """Find or build the image, remove own leftovers, and check every promised limit.
+
+        Raises:
+            SandboxError: jobs cannot be isolated as promised; the sentence says what is missing.
+        """
+        ...
+
+    async def start(self, request: ResourceRequest, *, gpus: Sequence[str] = ()) -> Sandbox:
+        """Return a sandbox of that size that has reported ready.
+
+        Raises:
+            SandboxError: it could not be started.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Remove every sandbox that is left, and let go of the engine."""
+        ...

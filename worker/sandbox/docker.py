@@ -1,0 +1,413 @@
+"""Sandboxes as hardened containers of a Docker engine.
+
+Calls of the Engine API block, so they run in a few threads, each with its own client and a time
+limit on every call. The attach stream alone is asyncio. Order matters twice: attach before
+start, because output before an attach is lost; and close the attach stream before a kill,
+because an engine that cannot write to it holds the container's lock (moby issue 41827).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import docker.errors
+import requests
+
+from gridx.errors import SandboxError
+from gridx.resources import Image, ResourceRequest
+
+from ..images import (
+    ImageInfo,
+    default_image_tag,
+    engine_client,
+    ensure_image,
+    find_image,
+)
+from ..runtime.frames import Frame, FromSupervisor, Ready, encode_frame
+from .base import DEFAULT_REQUEST, Death, Promise, SandboxClosed
+from .frames import AttachDemultiplexer
+from .limits import WORKER_LABEL, container_options, promises
+from .pipe import FrameQueue
+from .uids import UidRange
+
+_log = logging.getLogger(__name__)
+
+API_TIMEOUT_S = 20.0
+ATTACH_TIMEOUT_S = 10.0
+READY_TIMEOUT_S = 30.0
+REMOVE_TRIES = 3
+THREADS = 4  # two starts and two removals at once
+MAX_HEAD_BYTES = 16 * 1024
+
+T = TypeVar("T")
+
+
+class _AttachProtocol(asyncio.Protocol):
+    """One hijacked attach connection: the engine's answer, then the container's streams."""
+
+    def __init__(self) -> None:
+        self.frames = FrameQueue()
+        self.streams = AttachDemultiplexer()
+        self.attached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._head: bytearray | None = bytearray()
+        self._transport: asyncio.Transport | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self.frames.connect(transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._head is not None:
+            data = self._read_head(data)
+        if not data:
+            return
+        try:
+            for piece in self.streams.feed(data):
+                self.frames.feed(piece)
+        except SandboxError as error:
+            self.frames.end(error)
+        if self.frames.closed.is_set():
+            self.close()
+
+    def _read_head(self, data: bytes) -> bytes:
+        assert self._head is not None
+        self._head += data
+        end = self._head.find(b"\r\n\r\n")
+        if end < 0:
+            if len(self._head) > MAX_HEAD_BYTES:
+                self._refuse("too long an answer")
+            return b""
+        status = bytes(self._head[: self._head.find(b"\r\n")])
+        rest = bytes(self._head[end + 4 :])
+        self._head = None
+        # 101 to the upgrade that was asked for; older engines answer 200 and hijack all the same.
+        if status.split(b" ")[1:2] not in ([b"101"], [b"200"]):
+            self._refuse(status.decode(errors="replace"))
+            return b""
+        if not self.attached.done():
+            self.attached.set_result(None)
+        return rest
+
+    def _refuse(self, answer: str) -> None:
+        if not self.attached.done():
+            self.attached.set_exception(
+                SandboxError(f"The engine refused to attach to a container: {answer}.")
+            )
+        self.close()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._writable.set()
+        if not self.attached.done():
+            self.attached.set_exception(SandboxError("The engine closed the attach stream."))
+            self.attached.exception()  # the waiter may have given up
+        self.frames.end()
+
+    async def write(self, data: bytes) -> None:
+        if self._transport is None or self._transport.is_closing():
+            raise SandboxClosed("The sandbox has ended.")
+        self._transport.write(data)
+        await self._writable.wait()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()  # not close(): that would wait for unwritten input
+        self.frames.end()
+
+
+class DockerSandbox:
+    """One warm container and its attach stream."""
+
+    def __init__(
+        self,
+        engine: DockerEngine,
+        *,
+        container: str,
+        uid: int,
+        request: ResourceRequest,
+        stream: _AttachProtocol,
+        ready: Ready,
+    ) -> None:
+        self._engine = engine
+        self._stream = stream
+        self._uid = uid
+        self._killed: asyncio.Task[None] | None = None
+        self.id = container
+        self.request = request
+        self.ready = ready
+
+    @property
+    def is_closed(self) -> bool:
+        return self._stream.frames.closed.is_set()
+
+    async def send(self, frame: Frame) -> None:
+        await self._stream.write(encode_frame(frame))
+
+    async def receive(self) -> FromSupervisor:
+        return await self._stream.frames.receive()
+
+    async def kill(self) -> None:
+        if self._killed is None:
+            self._stream.close()
+            self._killed = asyncio.create_task(self._engine.remove(self.id, self._uid))
+        await asyncio.shield(self._killed)
+
+    async def post_mortem(self) -> Death:
+        state = await self._engine.state_of(self.id)
+        return Death(
+            out_of_memory=bool(state.get("OOMKilled")),
+            exit_code=state.get("ExitCode"),
+            stderr=self._stream.streams.stderr.decode(errors="replace")[-2000:],
+        )
+
+
+class DockerEngine:
+    """Starts containers, and removes every one that it started."""
+
+    kind = "docker"
+
+    def __init__(
+        self,
+        *,
+        worker_id: str,
+        python_minor: str | None = None,
+        runtime: str | None = None,
+    ) -> None:
+        self._worker_id = worker_id
+        self._pool_id = f"pool_{secrets.token_hex(4)}"
+        self._python_minor = python_minor
+        self._runtime = runtime
+        self._threads = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="docker")
+        self._own = threading.local()
+        self._uids: UidRange | None = None
+        self._image: ImageInfo | None = None
+        self._address = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+        self._live: dict[str, int] = {}  # container -> its uid
+        self.info: Mapping[str, Any] = {}
+
+    # ---- before the first job
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        return () if self._image is None else (self._image.announced(),)
+
+    async def prepare(self) -> None:
+        _check_address(self._address)
+        kept = await self.check_promises()
+        broken = [promise for promise in kept if not promise.kept]
+        if broken:
+            raise SandboxError(
+                "This engine does not enforce what jobs are promised: "
+                + ", ".join(f"{promise.name} ({promise.detail or 'off'})" for promise in broken)
+                + ".",
+                hint="Run `gridx-worker check` for the list. A rootless engine needs cgroup v2"
+                " with delegation; `docker info` prints its warnings.",
+            )
+        self._uids = UidRange.lock()
+        self._image = await self._call(lambda api: ensure_image(api, self._python_minor))
+        removed = await self.sweep()
+        if removed:
+            _log.info("removed leftovers", extra={"action": "sweep", "containers": removed})
+
+    async def check_promises(self) -> list[Promise]:
+        """Return what the engine says about each promised limit."""
+        self.info = await self._call(lambda api: api.info())
+        return promises(self.info)
+
+    async def find_image(self) -> ImageInfo | None:
+        """Return the default image when the engine has it."""
+        tag = default_image_tag(self._python_minor)
+        return await self._call(lambda api: find_image(api, tag))
+
+    @property
+    def has_gpus(self) -> bool:
+        """Whether the engine can give a container a GPU. Without, a request fails at start."""
+        return "nvidia" in (self.info.get("Runtimes") or {})
+
+    async def sweep(self) -> int:
+        """Remove containers that an earlier run of this worker left; return how many."""
+        label = {"label": f"{WORKER_LABEL}={self._worker_id}"}
+        found = await self._call(lambda api: api.containers(all=True, filters=label))
+        leftovers = [str(entry["Id"]) for entry in found if str(entry["Id"]) not in self._live]
+        await asyncio.gather(*(self._remove(container) for container in leftovers))
+        return len(leftovers)
+
+    # ---- one container
+
+    async def start(self, request: ResourceRequest, *, gpus: Sequence[str] = ()) -> DockerSandbox:
+        if self._uids is None or self._image is None:
+            raise SandboxError("The engine is not prepared.")
+        uid = self._uids.take()
+        options = container_options(
+            request,
+            image=self._image.id,
+            uid=uid,
+            worker_id=self._worker_id,
+            pool_id=self._pool_id,
+            gpus=gpus,
+            runtime=self._runtime,
+        )
+        try:
+            created = await self._call(lambda api: api.create_container_from_config(options))
+        except SandboxError:
+            self._uids.give_back(uid)
+            raise
+        container = str(created["Id"])
+        self._live[container] = uid
+        stream: _AttachProtocol | None = None
+        try:
+            stream = await self._attach(container)
+            await self._call(lambda api: api.start(container))
+            ready = await self._wait_ready(stream, container)
+        except BaseException:
+            if stream is not None:
+                stream.close()
+            await asyncio.shield(self.remove(container, uid))
+            raise
+        return DockerSandbox(
+            self, container=container, uid=uid, request=request, stream=stream, ready=ready
+        )
+
+    async def _attach(self, container: str) -> _AttachProtocol:
+        loop = asyncio.get_running_loop()
+        parts = urlsplit(self._address)
+        try:
+            async with asyncio.timeout(ATTACH_TIMEOUT_S):
+                if parts.scheme == "unix":
+                    transport, stream = await loop.create_unix_connection(
+                        _AttachProtocol, parts.path
+                    )
+                else:
+                    transport, stream = await loop.create_connection(
+                        _AttachProtocol, parts.hostname or "localhost", parts.port or 2375
+                    )
+                transport.write(
+                    f"POST /containers/{container}/attach?stream=1&stdin=1&stdout=1&stderr=1"
+                    " HTTP/1.1\r\nHost: docker\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n".encode()
+                )
+                try:
+                    await stream.attached
+                except BaseException:
+                    stream.close()
+                    raise
+        except (OSError, TimeoutError) as exc:
+            raise SandboxError(f"The engine's socket does not answer: {exc}.") from exc
+        return stream
+
+    async def _wait_ready(self, stream: _AttachProtocol, container: str) -> Ready:
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                frame = await stream.frames.receive()
+        except TimeoutError:
+            raise SandboxError(
+                f"A container was not ready after {READY_TIMEOUT_S:.0f} s."
+            ) from None
+        except SandboxClosed:
+            state = await self.state_of(container)
+            last = stream.streams.stderr.decode(errors="replace").strip()[-500:]
+            raise SandboxError(
+                "A container ended before it was ready"
+                f" (exit {state.get('ExitCode')}{': ' + last if last else ''})."
+            ) from None
+        if not isinstance(frame, Ready):
+            raise SandboxError("A container's first frame was not Ready.")
+        if not frame.filtered:
+            raise SandboxError(
+                "The child of a container runs without its system call filter.",
+                hint="This machine's processor or kernel is not supported yet: x86-64 and"
+                " aarch64 with seccomp are.",
+            )
+        return frame
+
+    async def state_of(self, container: str) -> Mapping[str, Any]:
+        """Return the engine's State of a container that has ended."""
+        try:
+            # The stream ends a moment before the engine knows the exit code.
+            await self._call(lambda api: api.wait(container, timeout=5))
+            found = await self._call(lambda api: api.inspect_container(container))
+        except SandboxError:
+            return {}
+        state: Mapping[str, Any] = found.get("State") or {}
+        return state
+
+    async def remove(self, container: str, uid: int) -> None:
+        """Kill and remove a container whose attach stream is closed, and free its uid."""
+        if await self._remove(container):
+            self._live.pop(container, None)
+            if self._uids is not None:
+                self._uids.give_back(uid)
+
+    async def _remove(self, container: str) -> bool:
+        for attempt in range(REMOVE_TRIES):
+            try:
+                await self._call(lambda api: api.remove_container(container, force=True, v=True))
+                return True
+            except SandboxError as error:
+                cause = error.__cause__
+                if isinstance(cause, docker.errors.NotFound):
+                    return True
+                if isinstance(cause, docker.errors.APIError) and "in progress" in str(cause):
+                    return True
+                _log.warning(
+                    "a container could not be removed",
+                    extra={"action": "remove", "container": container, "error": str(error)},
+                )
+                await asyncio.sleep(0.2 * (attempt + 1))
+        return False  # the sweep of the next start tries again
+
+    async def close(self) -> None:
+        await asyncio.gather(*(self.remove(*entry) for entry in list(self._live.items())))
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._uids is not None:
+            self._uids.close()
+            self._uids = None
+
+    # ---- the engine's API
+
+    async def _call(self, request: Callable[[Any], T]) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._run, request)
+
+    def _run(self, request: Callable[[Any], T]) -> T:
+        api = getattr(self._own, "api", None)
+        if api is None:
+            api = self._own.api = engine_client(timeout_s=API_TIMEOUT_S)
+        try:
+            return request(api)
+        except (docker.errors.DockerException, requests.RequestException) as exc:
+            raise SandboxError(f"The Docker engine refused: {_sentence(exc)}") from exc
+
+
+def _sentence(exc: Exception) -> str:
+    said = str(getattr(exc, "explanation", None) or exc).strip() or type(exc).__name__
+    if "could not select device driver" in said:
+        return "it has no driver for GPUs (the NVIDIA container toolkit is not installed)."
+    return said[:500]
+
+
+def _check_address(address: str) -> None:
+    scheme = urlsplit(address).scheme
+    if scheme not in ("unix", "tcp", "http") or os.environ.get("DOCKER_TLS_VERIFY"):
+        raise SandboxError(
+            f"This release cannot attach to an engine at {address} (TLS, or not a unix socket).",
+            hint="Run the worker on the engine's own machine, or set DOCKER_HOST=unix://PATH.",
+        )
+
+
+__all__ = ["DEFAULT_REQUEST", "DockerEngine", "DockerSandbox"]

@@ -1,0 +1,186 @@
+"""A resource request as the engine's options, every flag with its reason.
+
+Nothing here is measured or asked: a request goes in, the body of the Engine API's
+``POST /containers/create`` comes out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from gridx.resources import GIB, MIB, ResourceRequest
+
+from .base import Promise
+
+WORKER_LABEL: Final = "gridx.worker"  # the worker's id: the sweep at start finds its leftovers
+POOL_LABEL: Final = "gridx.pool"  # one daemon run of that worker
+
+PIDS: Final = 128
+PIDS_WITH_GPU: Final = 512  # CUDA starts threads for itself
+OPEN_FILES: Final = 1024
+OPEN_FILES_WITH_GPU: Final = 4096
+FILE_BYTES: Final = 256 * MIB
+FILES: Final = 16384
+OOM_SCORE: Final = 500
+SMALL_TMPFS_BYTES: Final = 64 * MIB
+
+WARM_BYTES: Final = 35 * MIB  # of the host's memory, for one idle warm container with numpy
+
+COMMAND: Final = ["python3", "-I", "-S", "/opt/gridx/lib/gridx_runtime/supervisor.py"]
+
+
+def disk_bytes(memory_bytes: int) -> int:
+    """Return the size of /work: a tmpfs, so it is memory, and lies inside the memory limit."""
+    return memory_bytes // 2
+
+
+def small_tmpfs_bytes(memory_bytes: int) -> int:
+    """Return the size of /tmp and of /dev/shm: with /work at most three quarters of the limit."""
+    return min(SMALL_TMPFS_BYTES, memory_bytes // 8)
+
+
+def container_options(
+    request: ResourceRequest,
+    *,
+    image: str,
+    uid: int,
+    worker_id: str,
+    pool_id: str,
+    gpus: Sequence[str] = (),
+    runtime: str | None = None,
+) -> dict[str, Any]:
+    """Return the body that creates one hardened, single-use container.
+
+    Args:
+        request: the size; memory is a hard limit that includes /work, /tmp and /dev/shm.
+        image: id or tag.
+        uid: a user id that no other live container has: the kernel counts inotify instances,
+            pipe buffers, message queues and pending signals for each user, across containers.
+        worker_id: label of the sweep at start.
+        pool_id: label of this run of the daemon.
+        gpus: UUIDs of the devices that this container gets, and no other does.
+        runtime: another OCI runtime of the engine ("runsc"); its default when None.
+    """
+    threads = str(max(1, math.ceil(request.cores)))
+    environment = {
+        # No passwd entry has this uid, so what would be looked up there is said here. Nothing
+        # secret: a job can read its own environment.
+        "HOME": "/tmp",  # noqa: S108
+        "USER": "job",
+        "LOGNAME": "job",
+        "IPYTHONDIR": "/tmp/.ipython",  # noqa: S108
+        "PYTHONDONTWRITEBYTECODE": "1",  # the root is read-only
+        # Without these, numerical libraries start as many threads as the host has cores.
+        "OPENBLAS_NUM_THREADS": threads,
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+    }
+    return {
+        "Image": image,
+        "Cmd": COMMAND,
+        "User": f"{uid}:{uid}",
+        # StdinOnce: when the worker dies its end of stdin closes, PID 1 reads the end and exits.
+        "OpenStdin": True,
+        "StdinOnce": True,
+        "AttachStdin": True,
+        "AttachStdout": True,
+        "AttachStderr": True,
+        "Tty": False,  # a terminal would merge the streams and translate bytes
+        "NetworkDisabled": True,
+        "WorkingDir": "/work",
+        "Hostname": "job",  # the default is the container's id, which names it on the host
+        "Healthcheck": {"Test": ["NONE"]},  # an image's own check would run beside the job
+        "Env": [f"{name}={value}" for name, value in environment.items()],
+        "Labels": {WORKER_LABEL: worker_id, POOL_LABEL: pool_id},
+        "HostConfig": _host_config(request, uid=uid, gpus=gpus, runtime=runtime),
+    }
+
+
+def _host_config(
+    request: ResourceRequest, *, uid: int, gpus: Sequence[str], runtime: str | None
+) -> dict[str, Any]:
+    memory = request.memory_bytes
+    small = small_tmpfs_bytes(memory)
+    tmpfs = f"rw,noexec,nosuid,nodev,nr_inodes={FILES}"
+    host: dict[str, Any] = {
+        "NetworkMode": "none",  # only lo: nothing to scan, nothing to leak to
+        "ReadonlyRootfs": True,  # with the tmpfs below it is the disk limit
+        "CapDrop": ["ALL"],
+        "Privileged": False,
+        # The engine's seccomp profile stays on; the child stacks its own filter on it.
+        "SecurityOpt": ["no-new-privileges:true"],  # setuid programs stay what they were
+        "PidsLimit": PIDS_WITH_GPU if gpus else PIDS,  # fork and thread bombs end here
+        "Memory": memory,
+        "MemorySwap": memory,  # equal: no swap, so the limit is the limit
+        "NanoCpus": int(request.cores * 1e9),
+        "OomScoreAdj": OOM_SCORE,  # under pressure jobs go first; a job can change its own
+        # "none" would take /dev/shm away, and with it multiprocessing's locks.
+        "IpcMode": "private",
+        "ShmSize": GIB if gpus else small,
+        "CgroupnsMode": "private",
+        "Init": False,  # the supervisor is PID 1: inside, no signal reaches it
+        "LogConfig": {"Type": "none", "Config": {}},  # output is the job's, not the lender's disk's
+        "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+        "AutoRemove": False,  # would race with reading how it ended
+        "Ulimits": [
+            _ulimit("nofile", OPEN_FILES_WITH_GPU if gpus else OPEN_FILES),
+            _ulimit("fsize", FILE_BYTES),
+            _ulimit("core", 0),  # a core dump would hold the user's data
+            _ulimit("msgqueue", 0),  # POSIX queues are kernel memory outside the limit
+        ],
+        # nr_inodes: without it 100,000 empty files cost kernel memory that nobody counts. uid
+        # and gid, because older runc lets the mode of the folder below win over ``mode=``.
+        "Tmpfs": {
+            "/tmp": f"{tmpfs},size={small},mode=1777",  # noqa: S108
+            "/work": f"{tmpfs},size={disk_bytes(memory)},uid={uid},gid={uid},mode=0700",
+        },
+    }
+    if gpus:
+        # By UUID: an index, or "all", would share a device between two jobs.
+        host["DeviceRequests"] = [
+            {
+                "Driver": "",
+                "Count": 0,
+                "DeviceIDs": list(gpus),
+                "Capabilities": [["gpu", "compute", "utility"]],
+                "Options": {},
+            }
+        ]
+    if runtime is not None:
+        host["Runtime"] = runtime
+    return host
+
+
+def _ulimit(name: str, value: int) -> dict[str, Any]:
+    return {"Name": name, "Soft": value, "Hard": value}
+
+
+def promises(info: Mapping[str, Any]) -> list[Promise]:
+    """Return what ``docker info`` says about each limit that jobs are promised.
+
+    An engine without a limit only warns when it is asked for one, so it is asked before.
+    """
+    security = " ".join(str(option) for option in info.get("SecurityOptions") or ())
+    return [
+        Promise(
+            name="Linux containers",
+            kept=info.get("OSType") == "linux",
+            detail=_word(info, "OSType"),
+        ),
+        Promise(name="memory limit", kept=bool(info.get("MemoryLimit"))),
+        Promise(name="no swap above it", kept=bool(info.get("SwapLimit"))),
+        Promise(name="process limit", kept=bool(info.get("PidsLimit"))),
+        Promise(name="CPU quota", kept=bool(info.get("CpuCfsQuota") and info.get("CpuCfsPeriod"))),
+        Promise(name="system call filter", kept="name=seccomp" in security, detail=security),
+        Promise(
+            name="control groups",
+            kept=info.get("CgroupDriver") not in (None, "", "none"),
+            detail=f"v{_word(info, 'CgroupVersion')} {_word(info, 'CgroupDriver')}",
+        ),
+    ]
+
+
+def _word(info: Mapping[str, Any], key: str) -> str:
+    return str(info.get(key) or "?")

@@ -1,0 +1,264 @@
+"""Sandboxes as plain processes, for trying Grid-X on a machine without Docker.
+
+The same supervisor as in a container, started as this user in a session of its own. What holds:
+the time limit, cancelling, address space and file size of each process. What does not: total
+memory, disk, the number of processes, the network, and this user's files are in reach. Hence
+own jobs only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from gridx.errors import SandboxError
+from gridx.resources import GIB, MIB, Image, ResourceRequest
+
+from .. import runtime
+from ..runtime.frames import Frame, FromSupervisor, Ready, encode_frame
+from .base import Death, SandboxClosed
+from .frames import MAX_STDERR_BYTES
+from .pipe import FrameQueue
+
+_log = logging.getLogger(__name__)
+
+READY_TIMEOUT_S: Final = 60.0
+LEAVE_TIMEOUT_S: Final = 1.0
+FILE_BYTES: Final = 256 * MIB
+# Address space counts what is reserved, not what is used: interpreter and numpy reserve this.
+RESERVED_BYTES: Final = 2 * GIB
+
+SUPERVISOR: Final = Path(runtime.__file__).with_name("supervisor.py")
+
+
+class _SupervisorProtocol(asyncio.SubprocessProtocol):
+    """The pipes of one supervisor."""
+
+    def __init__(self) -> None:
+        self.frames = FrameQueue()
+        self.stderr = bytearray()
+        self.exited = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.SubprocessTransport)
+        reading = transport.get_pipe_transport(1)
+        assert isinstance(reading, asyncio.ReadTransport)
+        self.frames.connect(reading)
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        if fd == 1:
+            self.frames.feed(data)
+        else:
+            self.stderr += data
+            del self.stderr[:-MAX_STDERR_BYTES]
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        if fd == 1:
+            self.frames.end()
+        self._writable.set()
+
+    def process_exited(self) -> None:
+        self.exited.set()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    async def wait_writable(self) -> None:
+        await self._writable.wait()
+
+
+class ProcessSandbox:
+    """One supervisor process, warm."""
+
+    def __init__(
+        self,
+        transport: asyncio.SubprocessTransport,
+        protocol: _SupervisorProtocol,
+        *,
+        request: ResourceRequest,
+        ready: Ready,
+        folder: Path,
+    ) -> None:
+        self._transport = transport
+        self._protocol = protocol
+        self._folder = folder
+        self._killed: asyncio.Task[None] | None = None
+        self.id = f"process-{transport.get_pid()}"
+        self.request = request
+        self.ready = ready
+
+    @property
+    def is_closed(self) -> bool:
+        return self._protocol.frames.closed.is_set()
+
+    async def send(self, frame: Frame) -> None:
+        stdin = self._transport.get_pipe_transport(0)
+        if self.is_closed or not isinstance(stdin, asyncio.WriteTransport) or stdin.is_closing():
+            raise SandboxClosed("The sandbox has ended.")
+        stdin.write(encode_frame(frame))
+        await self._protocol.wait_writable()
+
+    async def receive(self) -> FromSupervisor:
+        return await self._protocol.frames.receive()
+
+    async def kill(self) -> None:
+        if self._killed is None:
+            self._protocol.frames.end()
+            self._killed = asyncio.create_task(_end(self._transport, self._protocol, self._folder))
+        await asyncio.shield(self._killed)
+
+    async def post_mortem(self) -> Death:
+        await self._protocol.exited.wait()
+        return Death(
+            exit_code=self._transport.get_returncode(),
+            stderr=self._protocol.stderr.decode(errors="replace")[-2000:],
+        )
+
+
+async def _end(
+    transport: asyncio.SubprocessTransport, protocol: _SupervisorProtocol, folder: Path
+) -> None:
+    # At the end of its stdin the supervisor kills all that the job started, also what has left
+    # its session. Only when it does not is it killed itself, with whatever is below it.
+    stdin = transport.get_pipe_transport(0)
+    if isinstance(stdin, asyncio.WriteTransport):
+        stdin.abort()
+    try:
+        async with asyncio.timeout(LEAVE_TIMEOUT_S):
+            await protocol.exited.wait()
+    except TimeoutError:
+        _kill_tree(transport.get_pid())
+        await protocol.exited.wait()
+    transport.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _kill_tree(pid: int) -> None:
+    try:
+        below = psutil.Process(pid).children(recursive=True)
+        os.killpg(pid, signal.SIGKILL)
+    except (psutil.NoSuchProcess, ProcessLookupError):
+        return
+    for process in below:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            pass  # it ended meanwhile
+
+
+class ProcessEngine:
+    """Starts supervisors as processes of this user."""
+
+    kind = "process"
+
+    def __init__(self, *, folder: Path) -> None:
+        """
+        Args:
+            folder: where the jobs' working folders are made; emptied at start.
+        """
+        self._folder = folder
+        self._live: set[ProcessSandbox] = set()
+        self._packages: dict[str, str] = {}
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        minor = f"{sys.version_info.major}.{sys.version_info.minor}"
+        return (
+            Image(
+                name=f"process/python:{minor}",
+                digest="",
+                language="python",
+                python=minor,
+                packages=self._packages,
+            ),
+        )
+
+    async def prepare(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(mode=0o700, parents=True)
+        self._packages = await asyncio.to_thread(_installed_packages)
+
+    async def start(self, request: ResourceRequest, *, gpus: Sequence[str] = ()) -> ProcessSandbox:
+        folder = Path(tempfile.mkdtemp(prefix="job-", dir=self._folder))
+        threads = str(max(1, math.ceil(request.cores)))
+        environment = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "LANG": os.environ.get("LANG", "C.UTF-8"),
+            "HOME": str(folder),
+            "TMPDIR": str(folder),
+            "IPYTHONDIR": str(folder / ".ipython"),
+            "OPENBLAS_NUM_THREADS": threads,
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            "CUDA_VISIBLE_DEVICES": ",".join(gpus),
+        }
+        loop = asyncio.get_running_loop()
+        try:
+            transport, protocol = await loop.subprocess_exec(
+                _SupervisorProtocol,
+                *(sys.executable, "-I", str(SUPERVISOR), "--process"),
+                *("--limit", f"as={request.memory_bytes + RESERVED_BYTES}"),
+                *("--limit", f"fsize={FILE_BYTES}"),
+                *("--limit", "core=0"),
+                cwd=folder,
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise SandboxError(f"A supervisor could not be started: {error}.") from error
+        try:
+            ready = await self._wait_ready(protocol)
+        except BaseException:
+            await asyncio.shield(asyncio.create_task(_end(transport, protocol, folder)))
+            raise
+        sandbox = ProcessSandbox(transport, protocol, request=request, ready=ready, folder=folder)
+        self._live = {known for known in self._live if not known.is_closed} | {sandbox}
+        return sandbox
+
+    async def _wait_ready(self, protocol: _SupervisorProtocol) -> Ready:
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                frame = await protocol.frames.receive()
+        except TimeoutError:
+            raise SandboxError(
+                f"A supervisor was not ready after {READY_TIMEOUT_S:.0f} s."
+            ) from None
+        except SandboxClosed:
+            last = protocol.stderr.decode(errors="replace").strip()[-500:]
+            raise SandboxError(f"A supervisor ended before it was ready: {last}") from None
+        if not isinstance(frame, Ready):
+            raise SandboxError("A supervisor's first frame was not Ready.")
+        return frame
+
+    async def close(self) -> None:
+        await asyncio.gather(*(sandbox.kill() for sandbox in self._live))
+        self._live.clear()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _installed_packages() -> dict[str, str]:
+    found = {
+        re.sub(r"[-_.]+", "-", dist.metadata["Name"]).lower(): dist.version
+        for dist in metadata.distributions()
+        if dist.metadata["Name"]
+    }
+    return dict(sorted(found.items()))
