@@ -121,7 +121,7 @@ def _analyze(source: str, nesting: int) -> Analysis:
         return result
     try:
         tree = ast.parse(transform(source))
-        flags = _future_flags(tree)
+        flags = future_flags(tree)
         compile(
             tree,
             "<cell>",
@@ -147,7 +147,8 @@ def _analyze(source: str, nesting: int) -> Analysis:
     return result
 
 
-def _future_flags(tree: ast.Module) -> int:
+def future_flags(tree: ast.Module) -> int:
+    """Return the compiler flags of the ``from __future__`` imports of ``tree``."""
     flags = 0
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and node.module == "__future__":

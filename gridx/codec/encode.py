@@ -1,0 +1,363 @@
+"""Values to nodes. Runs in the container, beside the user's code; it never fails for a value.
+
+What has no safe form becomes an Opaque: a type name, a summary and a pickle that nobody opens.
+"""
+
+from __future__ import annotations
+
+import collections
+import datetime as dt
+import decimal
+import fractions
+import pathlib
+import sys
+import uuid
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+from . import (
+    arrow_values,
+    numpy_values,
+    other_values,
+    packed_text,
+    pandas_values,
+    tags,
+    user_values,
+)
+from .failures import Unsupported
+from .framing import join
+
+# Below the decoder's 120, so that what is encoded is never too deep there.
+_MAX_DEPTH: Final = 100
+_LARGE_BYTES: Final = 4_096
+_PACKED_LENGTH: Final = 32
+_INT64: Final = 1 << 63
+_SUMMARY_CHARS: Final = 300
+
+Rule = Callable[["Encoder", Any, int], Any]
+
+
+def encode(value: object) -> bytes:
+    """Return ``value`` as one message, for ``decode``."""
+    encoder = Encoder()
+    return join(tags.VALUE_MAGIC, encoder.node(value), encoder.blobs)
+
+
+class Encoder:
+    """Turns values into nodes; one memo and one list of blobs for a whole message."""
+
+    def __init__(self, inputs: Mapping[int, str] | None = None) -> None:
+        """``inputs``: id of an unchanged input to its name, which the user still has."""
+        self.blobs: list[Any] = []
+        self._inputs = dict(inputs or {})
+        self._memo: dict[int, int] = {}
+        # In the order of the memo; keeps the ids from being used twice.
+        self._marked: list[object] = []
+        self._busy: set[int] = set()
+
+    @property
+    def memo_length(self) -> int:
+        """How many containers have been numbered."""
+        return len(self._marked)
+
+    def memo_index(self, value: object) -> int | None:
+        """Return the number of ``value``, or None when it was not numbered."""
+        return self._memo.get(id(value))
+
+    def node(self, value: Any, depth: int = 0) -> Any:
+        """Return the node of ``value``; an Opaque where it has no safe form."""
+        cls = type(value)
+        if value is None or cls is bool or cls is float:
+            return value
+        if cls is int:
+            return value if -_INT64 <= value < _INT64 else [tags.BIG_INT, _big(value)]
+        if cls is str:
+            return _text(value)
+        if cls is bytes:
+            return value if len(value) < _LARGE_BYTES else self.blob(value)
+        known = self._memo.get(id(value))
+        if known is not None:
+            return [tags.REF, known]
+        if id(value) in self._inputs:
+            return [tags.INPUT, self._inputs[id(value)]]
+        return self._compound(value, cls, depth)
+
+    def blob(self, data: Any) -> list[Any]:
+        """Return the node of ``data``, bytes or a contiguous buffer, as a blob."""
+        self.blobs.append(data)
+        return [tags.BLOB, len(self.blobs) - 1]
+
+    def mark(self, value: object) -> None:
+        """Number ``value``; the decoder numbers it at the same point."""
+        self._memo[id(value)] = len(self._marked)
+        self._marked.append(value)
+
+    @contextmanager
+    def busy(self, value: object) -> Iterator[None]:
+        """Refuse a cycle through a container that exists only once its parts do."""
+        if id(value) in self._busy:
+            raise Unsupported("a cycle through an immutable container")
+        self._busy.add(id(value))
+        try:
+            yield
+        finally:
+            self._busy.discard(id(value))
+
+    def time_zone(self, zone: Any) -> Any:
+        """Return the node of a tzinfo: None, seconds from UTC, or a key."""
+        if zone is None:
+            return None
+        if zone is dt.UTC:
+            return 0
+        if isinstance(zone, dt.timezone):
+            return zone.utcoffset(None).total_seconds()
+        key = getattr(zone, "key", None)
+        if isinstance(key, str) and tags.TIME_ZONE_KEY.match(key):
+            return key
+        raise Unsupported("time zone")
+
+    def opaque(self, value: object) -> list[Any]:
+        """Return the node of a value that travels closed."""
+        node = [tags.OPAQUE, _type_name(value), *self._pickled(value)]
+        self.mark(value)
+        return node
+
+    def _compound(self, value: Any, cls: type, depth: int) -> Any:
+        marked, blobs = len(self._marked), len(self.blobs)
+        try:
+            if depth > _MAX_DEPTH:
+                raise Unsupported("nested too deeply")
+            rule = _RULES.get(cls)
+            if rule is not None:
+                return rule(self, value, depth + 1)
+            return self._foreign(value, cls, depth + 1)
+        except Unsupported:
+            self._forget(marked, blobs)
+        except Exception:
+            # A library object that breaks while it is looked at travels closed.
+            self._forget(marked, blobs)
+        return self.opaque(value)
+
+    def _forget(self, marked: int, blobs: int) -> None:
+        for value in self._marked[marked:]:
+            del self._memo[id(value)]
+        del self._marked[marked:]
+        del self.blobs[blobs:]
+
+    def _foreign(self, value: Any, cls: type, depth: int) -> Any:
+        root = (cls.__module__ or "").partition(".")[0]
+        rule = _BY_LIBRARY.get(root, user_values.encode_user_value)
+        return rule(self, value, depth)
+
+    def _pickled(self, value: object) -> tuple[str, Any]:
+        import cloudpickle  # the container has it; loaded when first needed
+
+        try:
+            data = cloudpickle.dumps(value, protocol=5)
+        except Exception as exc:
+            reason = f"it cannot be pickled: {type(exc).__name__}: {exc}"
+            return _printable(reason), self.blob(b"")
+        try:
+            summary = repr(value)
+        except Exception as exc:
+            summary = f"its repr raised {type(exc).__name__}"
+        return _printable(summary), self.blob(data)
+
+
+def _type_name(value: object) -> str:
+    cls = type(value)
+    return _printable(f"{cls.__module__}.{cls.__qualname__}")
+
+
+def _printable(text: str) -> str:
+    return text[:_SUMMARY_CHARS].encode("utf-8", "replace").decode()
+
+
+def _big(value: int) -> bytes:
+    return value.to_bytes((value.bit_length() + 8) // 8, "little", signed=True)
+
+
+def _text(value: str) -> Any:
+    if value.isascii():
+        return value
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return [tags.SURROGATES, value.encode("utf-8", "surrogatepass")]
+    return value
+
+
+# ---------------------------------------------------------------- containers
+
+
+def _list(encoder: Encoder, value: list[Any], depth: int) -> list[Any]:
+    encoder.mark(value)
+    if len(value) >= _PACKED_LENGTH:
+        packed = _packed(encoder, value)
+        if packed is not None:
+            return packed
+    return [tags.LIST, *[encoder.node(part, depth) for part in value]]
+
+
+def _packed(encoder: Encoder, value: list[Any]) -> list[Any] | None:
+    """Return a list of one scalar type as a blob, found by one scan at the speed of C."""
+    kinds = set(map(type, value))
+    if len(kinds) != 1:
+        return None
+    kind = kinds.pop()
+    if kind is float:
+        return [tags.FLOATS, encoder.blob(_little(array("d", value)))]
+    if kind is bool:
+        return [tags.BOOLS, encoder.blob(bytes(value))]
+    if kind is str:
+        text, lengths = packed_text.pack(value)
+        return [tags.STRINGS, encoder.blob(text), encoder.blob(lengths)]
+    if kind is int:
+        try:
+            return [tags.INTS, encoder.blob(_little(array("q", value)))]
+        except OverflowError:
+            return None
+    return None
+
+
+def _little(numbers: array[Any]) -> bytes:
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers.tobytes()
+
+
+def _tuple(encoder: Encoder, value: tuple[Any, ...], depth: int) -> list[Any]:
+    with encoder.busy(value):
+        node = [tags.TUPLE, *[encoder.node(part, depth) for part in value]]
+    encoder.mark(value)
+    return node
+
+
+def _pairs(tag: int) -> Rule:
+    def rule(encoder: Encoder, value: Any, depth: int) -> list[Any]:
+        encoder.mark(value)
+        return [tag, *_items(encoder, value, depth)]
+
+    return rule
+
+
+def _items(encoder: Encoder, value: Mapping[Any, Any], depth: int) -> Iterable[Any]:
+    if not user_values.has_inert_keys(value):
+        raise Unsupported("keys with a hash of their own")
+    nodes: list[Any] = []
+    for key, part in value.items():
+        nodes += [encoder.node(key, depth), encoder.node(part, depth)]
+    return nodes
+
+
+def _default_dict(encoder: Encoder, value: Any, depth: int) -> list[Any]:
+    factory = value.default_factory
+    name = "NoneType" if factory is None else getattr(factory, "__name__", "")
+    if tags.FACTORIES.get(name, encoder) is not factory:
+        raise Unsupported("default_factory")
+    encoder.mark(value)
+    return [tags.DEFAULT_DICT, name, *_items(encoder, value, depth)]
+
+
+def _set(encoder: Encoder, value: set[Any], depth: int) -> list[Any]:
+    if not user_values.has_inert_keys(value):
+        raise Unsupported("elements with a hash of their own")
+    encoder.mark(value)
+    return [tags.SET, *[encoder.node(part, depth) for part in value]]
+
+
+def _frozenset(encoder: Encoder, value: frozenset[Any], depth: int) -> list[Any]:
+    if not user_values.has_inert_keys(value):
+        raise Unsupported("elements with a hash of their own")
+    with encoder.busy(value):
+        node = [tags.FROZENSET, *[encoder.node(part, depth) for part in value]]
+    encoder.mark(value)
+    return node
+
+
+def _deque(encoder: Encoder, value: Any, depth: int) -> list[Any]:
+    encoder.mark(value)
+    return [tags.DEQUE, value.maxlen, *[encoder.node(part, depth) for part in value]]
+
+
+def _bytearray(encoder: Encoder, value: bytearray, depth: int) -> list[Any]:
+    encoder.mark(value)
+    return [tags.BYTEARRAY, encoder.blob(bytes(value))]
+
+
+# ---------------------------------------------------------------- scalars
+
+
+def _datetime(encoder: Encoder, value: dt.datetime, depth: int) -> list[Any]:
+    return [
+        tags.DATETIME, value.year, value.month, value.day, value.hour, value.minute,
+        value.second, value.microsecond, value.fold, encoder.time_zone(value.tzinfo),
+    ]  # fmt: skip
+
+
+def _time(encoder: Encoder, value: dt.time, depth: int) -> list[Any]:
+    return [
+        tags.TIME, value.hour, value.minute, value.second, value.microsecond, value.fold,
+        encoder.time_zone(value.tzinfo),
+    ]  # fmt: skip
+
+
+def _range(encoder: Encoder, value: range, depth: int) -> list[Any]:
+    return [tags.RANGE, *[encoder.node(part) for part in (value.start, value.stop, value.step)]]
+
+
+def _slice(encoder: Encoder, value: slice, depth: int) -> list[Any]:
+    parts = (value.start, value.stop, value.step)
+    return [tags.SLICE, *[encoder.node(part, depth) for part in parts]]
+
+
+def _fraction(encoder: Encoder, value: fractions.Fraction, depth: int) -> list[Any]:
+    return [tags.FRACTION, encoder.node(value.numerator), encoder.node(value.denominator)]
+
+
+def _path(encoder: Encoder, value: pathlib.PurePath, depth: int) -> list[Any]:
+    return [tags.PATH, encoder.node(str(value))]
+
+
+_RULES: Final[dict[type, Rule]] = {
+    list: _list,
+    tuple: _tuple,
+    dict: _pairs(tags.DICT),
+    collections.OrderedDict: _pairs(tags.ORDERED_DICT),
+    collections.Counter: _pairs(tags.COUNTER),
+    collections.defaultdict: _default_dict,
+    set: _set,
+    frozenset: _frozenset,
+    collections.deque: _deque,
+    bytearray: _bytearray,
+    complex: lambda encoder, value, depth: [tags.COMPLEX, value.real, value.imag],
+    range: _range,
+    slice: _slice,
+    type(...): lambda encoder, value, depth: [tags.ELLIPSIS],
+    type(NotImplemented): lambda encoder, value, depth: [tags.NOT_IMPLEMENTED],
+    dt.datetime: _datetime,
+    dt.date: lambda encoder, value, depth: [tags.DATE, value.toordinal()],
+    dt.time: _time,
+    dt.timedelta: lambda encoder, value, depth: [
+        tags.TIMEDELTA, value.days, value.seconds, value.microseconds,
+    ],
+    dt.timezone: lambda encoder, value, depth: [tags.TIMEZONE, encoder.time_zone(value)],
+    decimal.Decimal: lambda encoder, value, depth: [tags.DECIMAL, str(value)],
+    fractions.Fraction: _fraction,
+    uuid.UUID: lambda encoder, value, depth: [tags.UUID, value.bytes],
+    pathlib.PosixPath: _path,
+    pathlib.PurePosixPath: _path,
+}  # fmt: skip
+
+_BY_LIBRARY: Final[dict[str, Rule]] = {
+    "numpy": numpy_values.encode_numpy,
+    "pandas": pandas_values.encode_pandas,
+    "pyarrow": arrow_values.encode_arrow,
+    "polars": arrow_values.encode_polars,
+    "scipy": other_values.encode_sparse,
+    "PIL": other_values.encode_image,
+    "torch": other_values.encode_tensor,
+    "zoneinfo": lambda encoder, value, depth: [tags.TIMEZONE, encoder.time_zone(value)],
+}

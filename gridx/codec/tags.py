@@ -1,0 +1,92 @@
+"""The closed table of node tags. A number is never given another meaning; new ones are added."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+VERSION: Final = 1
+VALUE_MAGIC: Final = b"GXV1"
+RESULT_MAGIC: Final = b"GXR1"
+
+# Containers; numbered in the memo.
+LIST: Final = 0
+TUPLE: Final = 1
+DICT: Final = 2
+SET: Final = 3
+FROZENSET: Final = 4
+ORDERED_DICT: Final = 5
+DEFAULT_DICT: Final = 6
+COUNTER: Final = 7
+DEQUE: Final = 8
+BYTEARRAY: Final = 9
+FLOATS: Final = 10
+INTS: Final = 11
+BOOLS: Final = 12
+STRINGS: Final = 13
+# Structure.
+REF: Final = 14
+BLOB: Final = 15
+INPUT: Final = 16
+OPAQUE: Final = 17
+# Scalars.
+BIG_INT: Final = 18
+COMPLEX: Final = 19
+SURROGATES: Final = 20
+RANGE: Final = 21
+SLICE: Final = 22
+ELLIPSIS: Final = 23
+NOT_IMPLEMENTED: Final = 24
+DATETIME: Final = 25
+DATE: Final = 26
+TIME: Final = 27
+TIMEDELTA: Final = 28
+TIMEZONE: Final = 29
+DECIMAL: Final = 30
+FRACTION: Final = 31
+UUID: Final = 32
+PATH: Final = 33
+# The user's own classes and functions.
+OBJECT: Final = 34
+ENUM: Final = 35
+NAMED_TUPLE: Final = 36
+DEFINITION: Final = 37
+# numpy.
+ARRAY: Final = 38
+NUMPY_SCALAR: Final = 39
+# pandas.
+FRAME: Final = 40
+SERIES: Final = 41
+INDEX: Final = 42
+RANGE_INDEX: Final = 43
+MULTI_INDEX: Final = 44
+CATEGORICAL: Final = 45
+MASKED: Final = 46
+ZONED: Final = 47
+TEXT_COLUMN: Final = 48
+TIMESTAMP: Final = 49
+PANDAS_TIMEDELTA: Final = 50
+PANDAS_NA: Final = 51
+PANDAS_NAT: Final = 52
+# Others.
+ARROW_ARRAY: Final = 53
+ARROW_TABLE: Final = 54
+POLARS_FRAME: Final = 55
+SPARSE: Final = 56
+IMAGE: Final = 57
+TENSOR: Final = 58
+COUNT: Final = 59
+
+FACTORIES: Final[dict[str, Any]] = {
+    "int": int,
+    "float": float,
+    "list": list,
+    "dict": dict,
+    "set": set,
+    "str": str,
+    "NoneType": None,
+}
+"""What a defaultdict may make."""
+
+TIME_ZONE_KEY: Final = re.compile(r"[A-Za-z0-9_+\-]{1,32}(?:/[A-Za-z0-9_+\-]{1,32}){0,3}\Z")
+"""No dot, so no path out of the time zone data."""
