@@ -184,8 +184,8 @@ def install() -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     with _no_service_starts():
         for words in (
-            ["apt-get", "-q", "update"],
-            ["apt-get", "-q", "install", "-y", "--no-install-recommends", *missing],
+            ["apt-get", "-qq", "update"],
+            ["apt-get", "-qq", "install", "-y", "--no-install-recommends", *missing],
         ):
             done = subprocess.run(
                 words, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False

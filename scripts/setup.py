@@ -31,11 +31,17 @@ def stop(sentence: str) -> NoReturn:
     sys.exit(1)
 
 
+def runs(words: "list[str]") -> bool:
+    """Return whether the command ends well; what it says is of no interest."""
+    quiet = subprocess.DEVNULL
+    return subprocess.call(words, stdin=quiet, stdout=quiet, stderr=quiet) == 0
+
+
 def find_newer() -> "str | None":
     """Return a Python on PATH that is new enough; a name alone does not show that it runs."""
     for name in TRIED:
         found = shutil.which(name)
-        if found and subprocess.call([found, "-c", ""], stderr=subprocess.DEVNULL) == 0:
+        if found and runs([found, "-c", ""]):
             return found
     return None
 
@@ -51,7 +57,7 @@ def may_install() -> bool:
 
 def make_venv() -> None:
     """Create .venv; Debian's Python needs the package python3-venv for it."""
-    if subprocess.call([sys.executable, "-c", "import ensurepip"], stderr=subprocess.DEVNULL) != 0:
+    if not runs([sys.executable, "-c", "import ensurepip"]):
         package = "python{}.{}-venv".format(*sys.version_info[:2])
         if not may_install():
             stop("this Python cannot make environments. Type: sudo apt-get install -y " + package)
@@ -59,7 +65,7 @@ def make_venv() -> None:
         environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
         for words in (["update"], ["install", "-y", "--no-install-recommends", package]):
             subprocess.check_call(
-                ["apt-get", "-q", *words], env=environment, stdout=sys.stderr.fileno()
+                ["apt-get", "-qq", *words], env=environment, stdout=sys.stderr.fileno()
             )
     say("making .venv with Python {}.{}.{}".format(*sys.version_info[:3]))
     subprocess.check_call([sys.executable, "-m", "venv", str(VENV)])
@@ -77,7 +83,7 @@ def main() -> None:
         os.execv(newer, [newer, __file__])
     began = time.monotonic()
     python = VENV / "bin" / "python"
-    if not python.exists() or subprocess.call([str(python), "-m", "pip", "-q", "--version"]) != 0:
+    if not python.exists() or not runs([str(python), "-m", "pip", "--version"]):
         make_venv()
     say("installing the pinned packages (one or two minutes the first time)")
     done = subprocess.call(
