@@ -150,6 +150,11 @@ class Decoder:
         self.memo.append(made)
         return made
 
+    def skip_to(self, number: int) -> None:
+        """Leave numbers out up to ``number``: those of a value that could not be decoded."""
+        self.check(len(self.memo) <= number <= len(self.memo) + self.limits.nodes, "numbering")
+        self.memo += [_PENDING] * (number - len(self.memo))
+
     def reserve(self) -> int:
         """Number a value that does not exist yet, for ``settle``."""
         self.memo.append(_PENDING)

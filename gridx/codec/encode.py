@@ -148,7 +148,7 @@ class Encoder:
 
     def _foreign(self, value: Any, cls: type, depth: int) -> Any:
         root = (cls.__module__ or "").partition(".")[0]
-        rule = _BY_LIBRARY.get(root, user_values.encode_user_value)
+        rule: Rule = _BY_LIBRARY.get(root, user_values.encode_user_value)
         return rule(self, value, depth)
 
     def _pickled(self, value: object) -> tuple[str, Any]:

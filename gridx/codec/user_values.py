@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import sys
 import types
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -123,7 +124,11 @@ def encode_user_value(encoder: Encoder, value: Any, depth: int) -> list[Any]:
 def _encode_definition(value: Any) -> list[Any]:
     module = getattr(value, "__module__", None)
     qualname = getattr(value, "__qualname__", "")
-    if module != USER_MODULE or not all(part.isidentifier() for part in qualname.split(".")):
+    found: Any = sys.modules.get(USER_MODULE)
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    # Code that is not found under its own name would arrive as something else of that name.
+    if module != USER_MODULE or found is not value:
         raise Unsupported("code")
     return [tags.DEFINITION, module, qualname]
 

@@ -1,0 +1,408 @@
+"""Brings a result home: decodes all of it, then applies it to the notebook in one step."""
+
+from __future__ import annotations
+
+import builtins
+import types
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from ..ship import replay
+from . import tags
+from .decode import Decoder
+from .failures import CodecError, LibraryMissing
+from .framing import split
+from .limits import Limits
+from .opaque import Opaque
+from .user_values import user_classes
+
+_BUILTINS: Final = frozenset(dir(builtins))
+_CODE: Final = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
+_MISSING: Final = object()
+_MAX_NAMES: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What a result did to the notebook, and what it was not allowed to do."""
+
+    bound: tuple[str, ...]
+    """Names that now stand for a new value."""
+    deleted: tuple[str, ...]
+    updated_in_place: tuple[str, ...]
+    """Names whose own object was changed, so that other names for it see the change."""
+    replayed: tuple[str, ...]
+    """Names defined again from the cell's own source."""
+    opaque: dict[str, Opaque]
+    """Those of ``bound`` whose values stay closed."""
+    refused: dict[str, str]
+    """Name to the sentence why it was left as it was."""
+    unexpected: tuple[str, ...]
+    """Names that the worker bound although nothing in the cell says so; they stay there."""
+    values: dict[str, Any]
+    """Everything that was decoded, the refused values too."""
+    warnings: tuple[str, ...]
+
+
+def apply_result(
+    data: bytes | bytearray | memoryview,
+    namespace: dict[str, Any],
+    *,
+    expected: Collection[str],
+    cell_source: str,
+    source: str = "",
+    out: Collection[str] | None = None,
+    at_submit: Mapping[str, Any] | None = None,
+    limits: Limits | None = None,
+    cell_file: str | None = None,
+    line_offset: int = 0,
+) -> Applied:
+    """Apply the result ``data`` of a cell to the notebook's ``namespace``.
+
+    Args:
+        data: what ``encode_result`` made, or what somebody hostile made.
+        namespace: the notebook's own dict.
+        expected: the only names that may be touched.
+        cell_source: the body of the cell; its definitions are made again from it.
+        source: which worker and job it comes from; stands in every Opaque.
+        out: bring home only these names; None brings all.
+        at_submit: the namespace when the cell was sent, for cells in the background: what the
+            user has rebound since stays.
+        limits: bounds for decoding.
+        cell_file: file name under which definitions are compiled; one of our own if None.
+        line_offset: lines of the visible cell above its body.
+
+    Raises:
+        CodecError: the message is malformed; the notebook is untouched.
+    """
+    message = _Message.read(data, limits or Limits())
+    cell = replay.statements(cell_source)
+    homecoming = _Homecoming(message, namespace, frozenset(expected), source, out, at_submit)
+    first = homecoming.decode()
+    wanted = cell.chosen(homecoming.allowed_definitions(cell))
+    if not wanted:
+        return homecoming.apply(first, (), [])
+    undo = dict(namespace)
+    try:
+        # Definitions may refer to values of the cell, and values may be of classes of the cell:
+        # so values first, then definitions, then the values again where a class was unknown.
+        homecoming.bind_plain(first)
+        replayed, notes = _replay(
+            wanted, namespace, cell, cell_source, cell_file=cell_file, line_offset=line_offset
+        )
+        if first.unresolved:
+            homecoming.restore_plain(undo)
+            first = homecoming.decode()
+        return homecoming.apply(first, replayed, notes)
+    except BaseException:
+        for name in [name for name in namespace if name not in undo]:
+            del namespace[name]
+        namespace.update(undo)
+        raise
+
+
+def _replay(
+    wanted: list[replay.Definition],
+    namespace: dict[str, Any],
+    cell: replay.CellDefinitions,
+    cell_source: str,
+    *,
+    cell_file: str | None,
+    line_offset: int,
+) -> tuple[tuple[str, ...], list[str]]:
+    done: list[str] = []
+    notes: list[str] = []
+    for part in wanted:
+        try:
+            replay.run(
+                part,
+                namespace,
+                flags=cell.flags,
+                cell_source=cell_source,
+                cell_file=cell_file,
+                line_offset=line_offset,
+            )
+        except Exception as exc:
+            names = ", ".join(part.names)
+            notes.append(
+                f"{names} could not be defined here ({type(exc).__name__}: {exc}); "
+                f"it exists in the cell's container alone."
+            )
+        else:
+            done += part.names
+    return tuple(dict.fromkeys(done)), notes
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """A result, checked in form but not yet decoded."""
+
+    entries: list[tuple[str, int, Any]]
+    updates: dict[int, str]
+    deleted: list[str]
+    defined: dict[str, int]
+    unexpected: list[str]
+    blobs: list[memoryview]
+    limits: Limits
+
+    @classmethod
+    def read(cls, data: bytes | bytearray | memoryview, limits: Limits) -> _Message:
+        root, blobs = split(tags.RESULT_MAGIC, data, limits)
+        match root:
+            case [
+                list() as entries,
+                list() as updates,
+                list() as deleted,
+                list() as defined,
+                list() as unexpected,
+            ]:
+                return cls(
+                    [(_name(n), _number(at), node) for n, at, node in map(_triple, entries)],
+                    {_number(number): _name(name) for number, name in map(_pair, updates)},
+                    [_name(name) for name in deleted],
+                    {_name(name): _number(line) for name, line in map(_pair, defined)},
+                    [_name(name) for name in unexpected[:_MAX_NAMES]],
+                    blobs,
+                    limits,
+                )
+            case _:
+                raise CodecError("The result is malformed (form).")
+
+
+def _triple(item: Any) -> tuple[Any, Any, Any]:
+    if type(item) is not list or len(item) != 3:
+        raise CodecError("The result is malformed (entry).")
+    return item[0], item[1], item[2]
+
+
+def _pair(item: Any) -> tuple[Any, Any]:
+    if type(item) is not list or len(item) != 2:
+        raise CodecError("The result is malformed (pair).")
+    return item[0], item[1]
+
+
+def _name(item: Any) -> str:
+    if type(item) is not str or not item.isidentifier() or len(item) > 1_000:
+        raise CodecError("The result is malformed (name).")
+    return item
+
+
+def _number(item: Any) -> int:
+    if type(item) is not int or not 0 <= item < 1 << 40:
+        raise CodecError("The result is malformed (number).")
+    return item
+
+
+@dataclass(slots=True)
+class _Decoded:
+    values: dict[str, Any] = field(default_factory=dict)
+    updates: list[tuple[Any, Any]] = field(default_factory=list)
+    unresolved: bool = False
+    warnings: list[str] = field(default_factory=list)
+
+
+class _Homecoming:
+    """One result on its way into one notebook."""
+
+    def __init__(
+        self,
+        message: _Message,
+        namespace: dict[str, Any],
+        expected: frozenset[str],
+        source: str,
+        out: Collection[str] | None,
+        at_submit: Mapping[str, Any] | None,
+    ) -> None:
+        self._message = message
+        self._namespace = namespace
+        self._expected = expected
+        self._source = source
+        self._out = None if out is None else frozenset(out)
+        self._before = dict(namespace)
+        self._at_submit = at_submit
+        self._refused: dict[str, str] = {}
+
+    def allowed_definitions(self, cell: replay.CellDefinitions) -> dict[str, int]:
+        """Return the names to define again, with the lines that the worker tells."""
+        return {
+            name: line
+            for name, line in self._message.defined.items()
+            if self._is_wanted(name)
+            and not self._is_rebound_here(name)
+            # A name that the cell does not mention can come from a star import alone.
+            and (name in self._expected or name not in cell.names)
+        }
+
+    def decode(self) -> _Decoded:
+        """Decode every entry; the notebook is not touched.
+
+        Raises:
+            CodecError: an entry is malformed.
+        """
+        message, decoded = self._message, _Decoded()
+        updated = {
+            number: self._namespace[name]
+            for number, name in message.updates.items()
+            if name in self._namespace and not self._reason(name, _MISSING)
+        }
+        decoder = Decoder(
+            message.blobs,
+            limits=message.limits,
+            classes=user_classes(self._namespace),
+            source=self._source,
+            inputs=self._inputs(),
+            in_place=updated,
+        )
+        for name, start, node in message.entries:
+            decoder.skip_to(start)
+            try:
+                decoded.values[name] = decoder.guarded(node)
+            except LibraryMissing as exc:
+                decoded.values[name] = decoder.missing(exc)
+                decoded.warnings.append(f"{name} needs {exc.library}, which is not installed here.")
+        decoded.updates = decoder.updates
+        decoded.unresolved = bool(decoder.unresolved)
+        return decoded
+
+    def bind_plain(self, decoded: _Decoded) -> None:
+        """Bind new values, so that definitions of the cell find what they refer to."""
+        for name, value in decoded.values.items():
+            if not self._reason(name, value) and not isinstance(value, Opaque):
+                self._namespace[name] = value
+
+    def restore_plain(self, before: Mapping[str, Any]) -> None:
+        """Take back what ``bind_plain`` bound."""
+        for name in self._message.entries:
+            if name[0] in before:
+                self._namespace[name[0]] = before[name[0]]
+            else:
+                self._namespace.pop(name[0], None)
+
+    def apply(self, decoded: _Decoded, replayed: tuple[str, ...], notes: list[str]) -> Applied:
+        """Apply what was decoded, and tell what was done."""
+        warnings = [*decoded.warnings, *notes]
+        bound: list[str] = []
+        in_place: list[str] = []
+        opaque: dict[str, Opaque] = {}
+        for old, new in decoded.updates:
+            _write_into(old, new)
+        for name, value in decoded.values.items():
+            if self._out is not None and name not in self._out:
+                continue
+            reason = self._reason(name, value)
+            if reason:
+                self._refused[name] = reason
+                continue
+            old = self._before.get(name, _MISSING)
+            if value is old:
+                if any(value is changed for changed, _ in decoded.updates):
+                    in_place.append(name)
+                self._namespace[name] = value
+                continue
+            warnings += self._left_behind(name, old)
+            self._namespace[name] = value
+            bound.append(name)
+            if isinstance(value, Opaque):
+                opaque[name] = value
+        deleted = self._delete()
+        warnings += self._undefined(replayed, notes)
+        return Applied(
+            bound=tuple(bound),
+            deleted=tuple(deleted),
+            updated_in_place=tuple(in_place),
+            replayed=tuple(name for name in replayed if name != "*"),
+            opaque=opaque,
+            refused=self._refused,
+            unexpected=tuple(self._message.unexpected),
+            values=decoded.values,
+            warnings=tuple(warnings),
+        )
+
+    def _delete(self) -> list[str]:
+        deleted = []
+        for name in self._message.deleted:
+            if name not in self._namespace or not self._is_wanted(name):
+                continue
+            if name not in self._expected or name.startswith("_") or self._is_rebound_here(name):
+                continue
+            del self._namespace[name]
+            deleted.append(name)
+        return deleted
+
+    def _is_wanted(self, name: str) -> bool:
+        return self._out is None or name in self._out
+
+    def _is_rebound_here(self, name: str) -> bool:
+        if self._at_submit is None:
+            return False
+        then = self._at_submit.get(name, _MISSING)
+        return self._before.get(name, _MISSING) is not then
+
+    def _inputs(self) -> dict[str, Any]:
+        sent = self._namespace if self._at_submit is None else self._at_submit
+        return {
+            name: sent[name]
+            for name in self._expected
+            if name in sent and not isinstance(sent[name], _CODE)
+        }
+
+    def _reason(self, name: str, value: Any) -> str:
+        """Return why ``name`` must not be touched, or nothing."""
+        if name not in self._expected:
+            return (
+                f"{name} is no name that this cell binds or changes; its value stays in `values`."
+            )
+        if not self._is_wanted(name):
+            return f"{name} is not among the names to bring home."
+        if name.startswith("_"):
+            return f"{name} begins with an underscore: such names are not results."
+        if name in _BUILTINS:
+            return f"{name} is a builtin, which no result replaces: give it another name."
+        if self._is_rebound_here(name):
+            return (
+                f"{name} was bound again here while the cell ran; the remote value is in `values`."
+            )
+        current = self._before.get(name)
+        if isinstance(current, _CODE) and value is not current:
+            kind = "a module" if isinstance(current, types.ModuleType) else "code"
+            return f"{name} is {kind} in this notebook, which no result replaces."
+        return ""
+
+    def _left_behind(self, name: str, old: Any) -> list[str]:
+        changed = set(self._message.updates.values())
+        if old is _MISSING or name not in changed:
+            return []
+        others = [
+            other for other, value in self._namespace.items() if value is old and other != name
+        ]
+        return [
+            f"{other} still stands for {name} as it was before the cell."
+            for other in others
+            if not other.startswith("_")
+        ]
+
+    def _undefined(self, replayed: tuple[str, ...], notes: list[str]) -> list[str]:
+        if notes:
+            return []
+        return [
+            f"{name} was bound to code that the cell's text does not define by itself; "
+            f"it exists in the cell's container alone."
+            for name in self._message.defined
+            if name in self._expected
+            and name not in replayed
+            and "*" not in replayed
+            and self._is_wanted(name)
+        ]
+
+
+def _write_into(old: Any, new: Any) -> None:
+    """Make ``old`` hold what ``new`` holds; both are of the same exact type."""
+    match old:
+        case list() | bytearray():
+            old[:] = new
+        case dict() | set():
+            old.clear()
+            old.update(new)
+        case _:
+            old[...] = new

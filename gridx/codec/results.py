@@ -1,0 +1,147 @@
+"""The result of one call: what it bound, deleted and changed, as one message.
+
+``encode_result`` runs in the container and compares the namespace with a snapshot; ``apply_result``
+runs on the user's machine, decodes everything first and then applies it in one step.
+
+The root of a message is ``[entries, updates, deleted, defined, unexpected]``:
+
+    entries     [name, length of the memo before it, node] for each rebound or changed name
+    updates     [number in the memo, name] for each object that was changed in place
+    deleted     names
+    defined     [name, line] for names bound to code by a definition of the cell
+    unexpected  names that were bound but not expected, without their values
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+from ..ship import replay
+from . import tags
+from .encode import Encoder
+from .framing import join
+from .home import Applied, apply_result
+from .snapshot import Snapshot, digests, snapshot
+
+__all__ = ["Applied", "Snapshot", "apply_result", "encode_result", "snapshot"]
+
+_CODE: Final = (
+    type,
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.MethodType,
+    types.ModuleType,
+)
+_SHELL_NAMES: Final = frozenset(
+    {"In", "Out", "exit", "quit", "get_ipython", "open", "display", "__gridx_load__"}
+)
+_MAX_UNEXPECTED: Final = 1_000
+
+
+def encode_result(
+    before: Snapshot,
+    after: Mapping[str, Any],
+    *,
+    expected: Collection[str] | None,
+    cell: str,
+) -> bytes:
+    """Return what a cell did to its namespace, as one message for ``apply_result``.
+
+    A value that cannot be encoded travels closed; one is never the failure of all.
+
+    Args:
+        before: the namespace before the cell.
+        after: the namespace now; also after the cell raised.
+        expected: names whose values are sent; None sends all.
+        cell: the source of the cell, which tells what the user's side makes again by itself.
+    """
+    changes = _Changes(before, after, expected, replay.statements(cell))
+    encoder = Encoder(inputs=changes.unchanged_inputs)
+    entries = []
+    for name in changes.values:
+        start = encoder.memo_length
+        entries.append([name, start, encoder.node(after[name])])
+    updates = []
+    for name in changes.changed:
+        number = encoder.memo_index(after[name])
+        if number is not None:
+            updates.append([number, name])
+    root = [entries, updates, changes.deleted, changes.defined, changes.unexpected]
+    return join(tags.RESULT_MAGIC, root, encoder.blobs)
+
+
+class _Changes:
+    """The names of a namespace, sorted by what happened to them."""
+
+    def __init__(
+        self,
+        before: Snapshot,
+        after: Mapping[str, Any],
+        expected: Collection[str] | None,
+        cell: replay.CellDefinitions,
+    ) -> None:
+        self._cell = cell
+        self.changed = _changed_in_place(before, after)
+        self.unchanged_inputs = {
+            id(after[name]): name
+            for name, digest in before.digests.items()
+            if digest is not None and name not in self.changed and _is_same(before, after, name)
+        }
+        self.deleted = [
+            name
+            for name in before.values
+            if name not in after and _may_be_result(name) and (expected is None or name in expected)
+        ]
+        self.values: list[str] = []
+        self.defined: list[list[Any]] = []
+        self.unexpected: list[str] = []
+        rebound = [
+            name
+            for name in list(after)
+            if _may_be_result(name) and not _is_same(before, after, name)
+        ]
+        for name in sorted(rebound):
+            self._sort(name, after[name], expected)
+        self.values += [name for name in self.changed if expected is None or name in expected]
+
+    def _sort(self, name: str, value: Any, expected: Collection[str] | None) -> None:
+        is_expected = expected is None or name in expected
+        is_code = isinstance(value, _CODE)
+        if name in self._cell.names and (is_code or name in self._cell.final):
+            self.defined.append([name, first_line(value)])
+        elif is_expected and not isinstance(value, types.ModuleType):
+            self.values.append(name)
+        elif is_expected or is_code:
+            self.defined.append([name, 0])  # a star import, if anything of the cell
+        elif len(self.unexpected) < _MAX_UNEXPECTED:
+            self.unexpected.append(name)
+
+
+def _may_be_result(name: object) -> bool:
+    return type(name) is str and not name.startswith("_") and name not in _SHELL_NAMES
+
+
+def _is_same(before: Snapshot, after: Mapping[str, Any], name: str) -> bool:
+    missing = before  # an object that no namespace holds
+    return before.values.get(name, missing) is after.get(name, before.digests)
+
+
+def _changed_in_place(before: Snapshot, after: Mapping[str, Any]) -> list[str]:
+    same = {name: after[name] for name in before.digests if _is_same(before, after, name)}
+    now = digests({name: value for name, value in same.items() if not isinstance(value, _CODE)})
+    return [
+        name
+        for name, digest in now.items()
+        if _may_be_result(name) and (digest is None or digest != before.digests[name])
+    ]
+
+
+def first_line(value: Any) -> int:
+    """Return the line of the cell where the code of ``value`` begins; 0 when it cannot be told."""
+    value = getattr(value, "__wrapped__", value)
+    line = getattr(getattr(value, "__code__", None), "co_firstlineno", None)
+    if line is None and isinstance(value, type):
+        line = vars(value).get("__firstlineno__")
+    return line if type(line) is int and 0 < line < 1 << 31 else 0

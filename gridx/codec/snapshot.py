@@ -1,0 +1,99 @@
+"""A namespace before a cell ran: what was bound, and what the captured inputs held."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from .libraries import loaded
+
+# Above this many bytes an input is not read twice, and counts as changed.
+_BUDGET_BYTES: Final = 1 << 30
+_ATOMS: Final = frozenset({int, float, str, bytes, bool, complex, type(None)})
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What ``encode_result`` compares with."""
+
+    values: dict[str, Any]
+    """Every name of the namespace, by identity."""
+    digests: dict[str, str | None]
+    """Captured inputs that can change in place; None when that cannot be told."""
+
+
+def snapshot(namespace: Mapping[str, Any], names: Iterable[str]) -> Snapshot:
+    """Return the state of ``namespace`` before a cell, with digests of the inputs ``names``."""
+    wanted = {name: namespace[name] for name in names if name in namespace}
+    return Snapshot(values=dict(namespace), digests=digests(wanted))
+
+
+def digests(values: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return a digest of the contents of each of ``values`` that is not a plain scalar."""
+    budget = _Budget(_BUDGET_BYTES)
+    return {
+        name: _digest(value, budget) for name, value in values.items() if type(value) not in _ATOMS
+    }
+
+
+class _BudgetSpent(Exception):
+    """The inputs are too large to be read twice."""
+
+
+class _Budget:
+    def __init__(self, left_bytes: int) -> None:
+        self._left_bytes = left_bytes
+
+    def spend(self, count: int) -> None:
+        if count > self._left_bytes:
+            raise _BudgetSpent
+        self._left_bytes -= count
+
+
+class _HashingFile(io.RawIOBase):
+    """Takes a pickle and keeps its checksum alone."""
+
+    def __init__(self, budget: _Budget) -> None:
+        super().__init__()
+        self._budget = budget
+        self._sums = [0, 1]
+        self._length = 0
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        self._budget.spend(len(view))
+        self._length += len(view)
+        # Two sums of 32 bits: this finds accidents, and nobody gains by fooling it.
+        self._sums = [zlib.crc32(view, self._sums[0]), zlib.adler32(view, self._sums[1])]
+        return len(view)
+
+    def take(self, buffer: pickle.PickleBuffer) -> bool:
+        try:
+            raw = buffer.raw()
+        except BufferError:
+            return True
+        self.write(raw)
+        return False
+
+    @property
+    def digest(self) -> str:
+        return f"{self._length}:{self._sums[0]:08x}:{self._sums[1]:08x}"
+
+
+def _digest(value: Any, budget: _Budget) -> str | None:
+    """Return a digest of the pickle of ``value``, its buffers beside it, without keeping either."""
+    file = _HashingFile(budget)
+    numpy = loaded("numpy")
+    try:
+        if numpy is not None and type(value) is numpy.ndarray and not value.dtype.hasobject:
+            file.write(f"{value.dtype} {value.shape}".encode())
+            file.write(numpy.ascontiguousarray(value).reshape(-1).view("u1"))
+        else:
+            pickle.Pickler(file, protocol=5, buffer_callback=file.take).dump(value)
+    except Exception:
+        return None  # cannot be told: it counts as changed
+    return file.digest
