@@ -380,6 +380,10 @@ class Client:
         """Return whether the coordinator is well, and its version."""
         return await self._rest.get("/health", Health)
 
+    async def clock_offset_s(self) -> float | None:
+        """Return how far the coordinator's clock is ahead of ours, to about a second."""
+        return await self._rest.clock_offset_s()
+
     async def register(self, user: str, password: str) -> TokenView:
         """Make an account and return its first token."""
         return await self._rest.post(

@@ -24,6 +24,7 @@ GridXError
 ├── SandboxError              a worker cannot isolate or run
 ├── TransportError            the coordinator cannot be reached
 ├── ProtocolError             the other side sent something that is not in the protocol
+├── ProgramEnded              a program that `gridx up` started ended by itself
 ├── NotBuilt                  asked for something that this release does not have
 └── SettingsError             a setting is wrong
 """
@@ -219,6 +220,13 @@ class ProtocolError(GridXError):
 
     code = "protocol"
     default_hint = "Upgrade the older side: `pip install -U gridx-jupyter`."
+
+
+class ProgramEnded(GridXError):
+    """A program that ``gridx up`` started ended by itself."""
+
+    code = "program_ended"
+    default_hint = "Read its last lines, above; `gridx doctor` looks for the usual causes."
 
 
 class NotBuilt(GridXError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from email.utils import parsedate_to_datetime
 from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
 
@@ -13,6 +14,7 @@ from tornado.httpclient import HTTPClientError, HTTPRequest, HTTPResponse
 from tornado.iostream import StreamClosedError
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
+from .clock import now_us
 from .errors import ErrorBody, GridXError, ProtocolError, TransportError, from_body
 from .resources import MIB
 from .settings import ConnectionSettings
@@ -95,6 +97,18 @@ class Rest:
     async def post(self, path: str, body: Any, reply: type[T]) -> T:
         """Return what ``POST path`` answers to ``body``, sent as JSON."""
         return self._decode(await self._fetch(path, "POST", msgspec.json.encode(body)), reply)
+
+    async def clock_offset_s(self) -> float | None:
+        """Return how far the coordinator's clock is ahead of ours, to about a second.
+
+        None when it does not say (its ``Date`` header; RFC 9110, section 6.6.1).
+        """
+        response = await self._fetch("/health", "GET", None)
+        try:
+            theirs = parsedate_to_datetime(response.headers.get("Date", ""))
+        except ValueError:
+            return None
+        return theirs.timestamp() - now_us() / 1_000_000
 
     async def _fetch(self, path: str, method: str, body: bytes | None) -> HTTPResponse:
         headers = {"Accept": "application/json"}
