@@ -1,0 +1,1 @@
+"""What the coordinator says over HTTP and WebSocket. Thin: use cases live in ``services``."""

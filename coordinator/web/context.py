@@ -1,0 +1,64 @@
+"""What the handlers share: built once by ``app.py`` and passed down, typed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from gridx.schemas import JobView
+
+from ..bus.base import Bus, job_subject
+from ..eventlog import EventLog
+from ..rules.scheduling import Scheduler
+from ..services.sign_in import Passwords
+from ..services.views import job_view
+from ..settings import Settings
+from ..store.engine import Store
+from ..store.records import Balance, JobRecord
+from .connections import Connections
+from .counters import Counters
+from .output import Outputs
+from .watch import JobEvent
+
+if TYPE_CHECKING:
+    from .dispatcher import Dispatcher
+
+
+@dataclass(kw_only=True, slots=True)
+class Context:
+    """Every part that a handler may need. Only ``dispatcher`` is set later: it needs the rest."""
+
+    settings: Settings
+    store: Store
+    log: EventLog
+    bus: Bus
+    passwords: Passwords
+    scheduler: Scheduler
+    connections: Connections
+    outputs: Outputs
+    counters: Counters
+    http_url: str
+    started_s: float  # monotonic
+    spawn: Callable[[Coroutine[Any, Any, Any]], None]
+    dispatcher: Dispatcher = field(init=False)
+
+    def view(self, job: JobRecord) -> JobView:
+        """Return a job as the API shows it, with why it waits and since when it runs."""
+        live = self.outputs.find(job.job_id, job.attempt)
+        return job_view(
+            job,
+            waiting=None if job.is_final else self.scheduler.explain(job.job_id),
+            started_us=None if live is None else live.started_us,
+        )
+
+    def publish_change(
+        self,
+        job: JobRecord,
+        *,
+        balance: Balance | None = None,
+        result: bytes | None = None,
+        stream_bytes: int | None = None,
+    ) -> None:
+        """Tell everybody who watches the job about its new state."""
+        self.bus.publish(job_subject(job.job_id), JobEvent(job, balance, result, stream_bytes))

@@ -1,0 +1,433 @@
+"""Brings jobs and workers together: takes room in memory first, then lets the database decide.
+
+Between a Submit and its StartAttempt stands one commit and nothing else: when a worker has room,
+the submission itself claims it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+
+from gridx.clock import monotonic_s
+from gridx.errors import GridXError, StaleLease
+from gridx.protocol import (
+    AttemptFinished,
+    HandBack,
+    OutputResend,
+    Settled,
+    StartAttempt,
+    StopAttempt,
+)
+
+from ..rules.scheduling import QueuedJob as WaitingJob
+from ..rules.scheduling import Shape
+from ..services import (
+    cancel,
+    claim,
+    connect,
+    expire,
+    finish,
+    hand_back,
+    recover,
+    start,
+    submit,
+    views,
+)
+from ..services.submit import Order
+from ..store.records import (
+    Cancelled,
+    Ended,
+    JobRecord,
+    LiveAttempt,
+    Outcome,
+    QueuedJob,
+    Submitted,
+    WorkerRecord,
+)
+from .connections import WorkerLink
+from .context import Context
+from .output import AttemptOutput
+
+AVOID_S = 5.0  # a worker that handed a job back is kept off it for so long
+_RETRY_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+def _waiting(job: QueuedJob, avoid: Iterable[str] = ()) -> WaitingJob:
+    return WaitingJob(
+        job.job_id,
+        job.user,
+        Shape.of(job.request, job.language, job.python or ""),
+        job.tag,
+        frozenset(avoid),
+    )
+
+
+class Dispatcher:
+    """The one place where attempts are granted, ended and requeued."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._scheduler = context.scheduler
+        self._avoided_until_s: dict[str, float] = {}
+        self._finishing: set[tuple[str, int]] = set()
+
+    # --- jobs come in ------------------------------------------------------------------------
+
+    async def recover(self) -> None:
+        """Rebuild the queue from the database. Workers add themselves as they come back."""
+        context = self._context
+        found = await context.store.run(recover.recover, context.settings)
+        self._scheduler.note_dispatched(found.virtual_time)
+        for job in found.queued:
+            self._scheduler.enqueue(_waiting(job))
+
+    async def submit(self, order: Order) -> Submitted:
+        """Take a job in, and start it in the same commit when a worker has room for it."""
+        context, scheduler = self._context, self._scheduler
+        received_s = monotonic_s()
+        job = order.job
+        python = order.cell.python if order.cell else ""
+        job_id = job.job_id or ""
+        shape = Shape.of(job.limits.request(), job.language, python)
+        room = scheduler.place(shape, order.user)
+        link = context.connections.find(room.worker_id) if room else None
+        if link is not None:
+            scheduler.take(link.worker.worker_id, job_id, shape)
+        try:
+            submitted = await context.store.run(
+                submit.submit,
+                context.settings,
+                order,
+                scheduler.virtual_time,
+                claim=None if link is None else link.worker,
+            )
+        except BaseException:
+            if link is not None:
+                self._free(link.worker.worker_id, job_id)
+            raise
+        if submitted.claimed and link is not None:
+            self._begin(link.worker, submitted.job, order.inputs, shape)
+            context.counters.placed_at_once += 1
+            context.counters.submit_to_start_s += monotonic_s() - received_s
+        else:
+            if link is not None:
+                self._free(link.worker.worker_id, job_id)
+            if submitted.is_new:
+                self._enqueue(submitted.job)
+        context.counters.submitted += submitted.is_new
+        return submitted
+
+    async def cancel(self, job_id: str, user: str | None) -> Cancelled:
+        """Stop a job: at once while it waits, through its worker while it runs."""
+        context = self._context
+        done = await context.store.run(cancel.cancel, context.settings, job_id, user)
+        self._scheduler.dequeue(job_id)
+        if done.stop is not None and (link := context.connections.find(done.stop.worker_id)):
+            link.send(StopAttempt(job_id=job_id, attempt=done.stop.attempt))
+        if done.changed:
+            if done.job.is_final:
+                context.outputs.close(job_id, done.job.attempt)
+                context.counters.ended[done.job.state.value] += 1
+            context.publish_change(done.job, balance=done.balance)
+        return done
+
+    # --- workers have room -------------------------------------------------------------------
+
+    def pull(self, worker_id: str) -> None:
+        """Give a worker every waiting job that it can start now, the smallest tag first."""
+        link = self._context.connections.find(worker_id)
+        while link is not None and (job := self._scheduler.next_for(worker_id)):
+            self._scheduler.dequeue(job.job_id)
+            self._scheduler.take(worker_id, job.job_id, job.shape)
+            self._context.spawn(self._claim(job, link.worker))
+
+    async def _claim(self, job: WaitingJob, worker: WorkerRecord) -> None:
+        context = self._context
+        try:
+            claimed = await context.store.run(claim.claim, context.settings, job.job_id, worker)
+        except Exception:
+            _log.exception(
+                "A claim failed", extra={"action": "dispatch.claim_failed", "job_id": job.job_id}
+            )
+            self._scheduler.give_back(worker.worker_id, job.job_id)
+            await asyncio.sleep(_RETRY_S)
+            self._place_or_wait(WaitingJob(job.job_id, job.user, job.shape, job.tag, job.avoid))
+            return
+        if claimed is None:  # cancelled meanwhile
+            self._free(worker.worker_id, job.job_id)
+            return
+        self._begin(worker, claimed.job, claimed.inputs, job.shape)
+        context.publish_change(claimed.job)
+
+    def _enqueue(self, job: JobRecord, avoid: Iterable[str] = ()) -> None:
+        self._place_or_wait(_waiting(job.to_queued(), avoid))
+
+    def _place_or_wait(self, job: WaitingJob) -> None:
+        room = self._scheduler.place(job.shape, job.user, job.avoid)
+        link = self._context.connections.find(room.worker_id) if room else None
+        if link is None:
+            self._scheduler.enqueue(job)
+            return
+        self._scheduler.take(link.worker.worker_id, job.job_id, job.shape)
+        self._context.spawn(self._claim(job, link.worker))
+
+    def _begin(self, worker: WorkerRecord, job: JobRecord, inputs: bytes, shape: Shape) -> None:
+        """Send an attempt that was granted. Nothing may come between the commit and this."""
+        context = self._context
+        self._scheduler.note_dispatched(job.tag)
+        context.counters.dispatched += 1
+        link = context.connections.find(worker.worker_id)
+        if link is None:
+            # It went away while the commit ran: the grace begins now, and it may come back.
+            context.spawn(self._note_gone(worker))
+            return
+        link.send(
+            StartAttempt(
+                job_id=job.job_id,
+                attempt=job.attempt,
+                user=job.user,
+                job=job.job,
+                cell=job.cell,
+                inputs=inputs,
+            )
+        )
+        link.attempts[job.job_id] = job.attempt
+        link.unnamed[job.job_id] = -1  # an attempt sent just now may be missing in one beat
+        # A worker that said hello again meanwhile was counted anew, without this attempt.
+        self._scheduler.take(worker.worker_id, job.job_id, shape)
+        context.outputs.open(job.job_id, job.attempt, worker.worker_id)
+
+    async def _note_gone(self, worker: WorkerRecord) -> None:
+        context = self._context
+        if not context.connections.is_present(worker.worker_id):
+            await context.store.run(
+                connect.disconnect, context.settings, worker, context.store.now_us()
+            )
+
+    def _free(self, worker_id: str, job_id: str) -> None:
+        self._scheduler.give_back(worker_id, job_id)
+        self.pull(worker_id)
+
+    # --- workers come and go -----------------------------------------------------------------
+
+    def join(
+        self, link: WorkerLink, adopted: Sequence[LiveAttempt], ended: Sequence[Ended]
+    ) -> None:
+        """Count a worker that said hello, with the attempts that it goes on with."""
+        held = []
+        for attempt in adopted:
+            held.append((attempt.job_id, Shape.of(attempt.request, "", "")))
+            link.attempts[attempt.job_id] = attempt.attempt
+        worker = link.worker
+        self._scheduler.add_worker(worker.worker_id, worker.owner, worker.capability, held)
+        for one in ended:
+            self.note_ended(one)
+
+    def leave(self, link: WorkerLink) -> None:
+        """Forget a connection that ended; what it ran stays leased for the grace."""
+        context = self._context
+        link.is_open = False
+        if not context.connections.drop(link):
+            return  # a newer connection of the same worker has taken over
+        self._scheduler.remove_worker(link.worker.worker_id)
+        context.spawn(self._disconnect(link))
+
+    async def _disconnect(self, link: WorkerLink) -> None:
+        context = self._context
+        for job_id, attempt in link.attempts.items():
+            if output := context.outputs.find(job_id, attempt):
+                await output.store()
+        if not context.connections.is_present(link.worker.worker_id):
+            await context.store.run(
+                connect.disconnect, context.settings, link.worker, link.heard_us
+            )
+
+    # --- attempts end ------------------------------------------------------------------------
+
+    async def finish(self, link: WorkerLink, report: AttemptFinished) -> None:
+        """Settle a report in one commit, then answer the worker and tell the watchers."""
+        context, key = self._context, (report.job_id, report.attempt)
+        received_s = monotonic_s()
+        if key in self._finishing:
+            return  # it is being settled; a resent report changes nothing
+        output = context.outputs.find(*key)
+        if output is not None and output.end < report.stream_bytes:
+            # Asking from the stored end: the worker may let go of what is before it.
+            link.send(_resend(output, output.stored_end))
+            return
+        self._finishing.add(key)
+        try:
+            stream = None
+            if output is not None:
+                output.is_finishing = True
+                stream = await output.complete(context.settings.inline_stream_bytes)
+                stored_end = output.end if stream is not None else output.stored_end
+            else:
+                stored_end = await context.log.end(*key)
+            done = await context.store.run(
+                finish.finish,
+                context.settings,
+                report,
+                link.worker,
+                stored_end,
+                None if output is None else output.started_us,
+                stream,
+            )
+        except StaleLease:
+            link.send(StopAttempt(job_id=key[0], attempt=key[1], fenced=True))
+            self._forget(link.worker.worker_id, *key)
+            return
+        finally:
+            self._finishing.discard(key)
+            if output is not None:
+                output.is_finishing = False
+        if done.outcome is Outcome.MORE:
+            link.send(OutputResend(job_id=key[0], attempt=key[1], offset=stored_end))
+            return
+        link.send(Settled(job_id=key[0], attempt=key[1], call=report.call))
+        if done.outcome is Outcome.SETTLED:
+            context.publish_change(
+                done.job,
+                balance=done.balance,
+                result=report.result,
+                stream_bytes=report.stream_bytes,
+            )
+            context.counters.settled += 1
+            context.counters.ended[done.job.state.value] += 1
+            context.counters.report_to_settled_s += monotonic_s() - received_s
+        self._forget(link.worker.worker_id, *key)
+        if done.outcome is Outcome.REQUEUED:
+            self._requeue(done.job, link.worker.worker_id)
+
+    async def hand_back(self, link: WorkerLink, message: HandBack) -> None:
+        """Queue an attempt again that its worker will not run."""
+        context = self._context
+        job_id, attempt = message.job_id, message.attempt
+        try:
+            done = await context.store.run(
+                hand_back.hand_back, job_id, attempt, link.worker, message.message[:500]
+            )
+        except StaleLease:
+            link.send(StopAttempt(job_id=job_id, attempt=attempt, fenced=True))
+            self._forget(link.worker.worker_id, job_id, attempt)
+            return
+        link.send(Settled(job_id=job_id, attempt=attempt))
+        self._forget(link.worker.worker_id, job_id, attempt)
+        self._after_end(done.job, done.outcome, done.balance, link.worker.worker_id)
+
+    def note_ended(self, ended: Ended) -> None:
+        """Act on an attempt that the coordinator itself gave up."""
+        job_id, attempt, worker_id = ended.job.job_id, ended.attempt, ended.worker_id
+        _log.warning(
+            "An attempt was given up",
+            extra={
+                "action": "attempt.lost",
+                "job_id": job_id,
+                "attempt": attempt,
+                "worker_id": worker_id,
+            },
+        )
+        if link := self._context.connections.find(worker_id):
+            link.send(StopAttempt(job_id=job_id, attempt=attempt, fenced=True))
+        self._forget(worker_id, job_id, attempt)
+        self._after_end(ended.job, ended.outcome, ended.balance, worker_id)
+
+    def _after_end(self, job: JobRecord, outcome: Outcome, balance: object, worker_id: str) -> None:
+        if outcome is Outcome.REQUEUED:
+            self._requeue(job, worker_id)
+            return
+        self._context.counters.ended[job.state.value] += 1
+        self._context.publish_change(job, balance=balance)  # type: ignore[arg-type]
+
+    def _requeue(self, job: JobRecord, worker_id: str) -> None:
+        self._context.counters.requeued += 1
+        self._avoided_until_s[job.job_id] = monotonic_s() + AVOID_S
+        self._enqueue(job, {worker_id})
+        self._context.publish_change(job)
+
+    def _forget(self, worker_id: str, job_id: str, attempt: int) -> None:
+        """Close everything that was kept for a live attempt, and use its room."""
+        context = self._context
+        context.outputs.close(job_id, attempt)
+        link = context.connections.find(worker_id)
+        if link is not None and link.attempts.get(job_id) == attempt:
+            del link.attempts[job_id]
+            link.unnamed.pop(job_id, None)
+            self._free(worker_id, job_id)
+
+    # --- once in a while ---------------------------------------------------------------------
+
+    def reconcile(self, link: WorkerLink, named: dict[str, int]) -> None:
+        """Compare what a worker says it runs with what it was told to run.
+
+        An attempt that two beats in a row do not name is lost: the worker does not have it.
+        """
+        for job_id, attempt in list(link.attempts.items()):
+            if named.get(job_id) == attempt or (job_id, attempt) in self._finishing:
+                link.unnamed[job_id] = 0
+                continue
+            link.unnamed[job_id] = link.unnamed.get(job_id, 0) + 1
+            if link.unnamed[job_id] >= 2:
+                self._context.spawn(self._lose(link, job_id, attempt))
+        for job_id, attempt in named.items():
+            if job_id not in link.attempts and (job_id, attempt) not in self._finishing:
+                self._context.spawn(self._check_unknown(link, job_id, attempt))
+
+    async def _lose(self, link: WorkerLink, job_id: str, attempt: int) -> None:
+        context = self._context
+        ended = await context.store.run(
+            connect.lose, context.settings, job_id, attempt, link.worker
+        )
+        if ended is not None:
+            self.note_ended(ended)
+        elif link.attempts.get(job_id) == attempt:
+            self._forget(link.worker.worker_id, job_id, attempt)
+
+    async def _check_unknown(self, link: WorkerLink, job_id: str, attempt: int) -> None:
+        """Stop an attempt that a worker runs and should not; one that ends just now is left."""
+        try:
+            job = await self._context.store.read(views.get_job, job_id)
+        except GridXError:
+            is_live = False
+        else:
+            is_live = not job.is_final and job.attempt == attempt
+        if not is_live and job_id not in link.attempts:
+            link.send(StopAttempt(job_id=job_id, attempt=attempt, fenced=True))
+
+    async def tick(self) -> None:
+        """Once a second: what is due in the database, and jobs that no longer avoid a worker."""
+        context = self._context
+        now_s = monotonic_s()
+        for job_id in [j for j, until_s in self._avoided_until_s.items() if until_s <= now_s]:
+            del self._avoided_until_s[job_id]
+            if job := self._scheduler.dequeue(job_id):
+                self._place_or_wait(WaitingJob(job.job_id, job.user, job.shape, job.tag))
+        started = [
+            start.Started(
+                job_id=output.job_id,
+                attempt=output.attempt,
+                worker_row_id=link.worker.row_id,
+                started_us=output.started_us,
+            )
+            for output in context.outputs.live()
+            if output.started_us is not None
+            and not output.is_start_recorded
+            and not output.is_finishing
+            and (link := context.connections.find(output.worker_id))
+        ]
+        if started:
+            await context.store.run(start.mark_started, context.settings, started)
+            for one in started:
+                if output := context.outputs.find(one.job_id, one.attempt):
+                    output.is_start_recorded = True
+        if await context.store.read(expire.find_due):
+            for ended in await context.store.run(expire.expire, context.settings):
+                self.note_ended(ended)
+
+
+def _resend(output: AttemptOutput, offset: int) -> OutputResend:
+    return OutputResend(job_id=output.job_id, attempt=output.attempt, offset=offset)

@@ -1,0 +1,88 @@
+"""Checks a submission before anything is stored: the same for REST and the client socket."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import msgspec
+
+from gridx.errors import InvalidRequest, PayloadTooLarge, UnknownLanguage
+from gridx.ids import new_job_id, parse_job_id, parse_user_name
+from gridx.protocol import MAX_PAYLOAD_BYTES
+from gridx.resources import MIB, format_bytes
+from gridx.schemas import LANGUAGES, MAX_CODE_BYTES, CellSpec, JobRequest
+
+from ..rules.access import Caller, acting_user
+from ..services.submit import Order, make_order
+
+_PYTHON = re.compile(r"3\.[0-9]{1,2}\Z")
+
+
+def check_job(job: JobRequest, *, must_have_id: bool = False) -> JobRequest:
+    """Return ``job`` with an id, or say what is wrong with it.
+
+    Raises:
+        InvalidRequest, UnknownLanguage, PayloadTooLarge
+    """
+    if job.language not in LANGUAGES:
+        known = ", ".join(LANGUAGES)
+        raise UnknownLanguage(
+            f"No sandbox here speaks {job.language[:40]!r}. Languages: {known}.",
+            hint=f"Send one of: {known}.",
+            languages=list(LANGUAGES),
+        )
+    size = len(job.code.encode("utf-8", "surrogatepass"))
+    if size > MAX_CODE_BYTES:
+        raise PayloadTooLarge(
+            f"The code has {format_bytes(size)}; the limit is {format_bytes(MAX_CODE_BYTES)}.",
+            hint="Move data out of the code: read or create it inside the job.",
+            size_bytes=size,
+            limit_bytes=MAX_CODE_BYTES,
+        )
+    for name, number in (("timeout_s", job.limits.timeout_s), ("cpus", job.limits.cpus)):
+        if not math.isfinite(number):
+            raise InvalidRequest(f"limits.{name} has to be a number.")
+    if job.job_id is not None:
+        parse_job_id(job.job_id)
+        return job
+    if must_have_id:
+        raise InvalidRequest(
+            "The job has no job_id.",
+            hint="Make one (gridx.ids.new_job_id): sent again, it names the same job.",
+        )
+    return msgspec.structs.replace(job, job_id=new_job_id())
+
+
+def take_order(
+    caller: Caller,
+    job: JobRequest,
+    *,
+    cell: CellSpec | None = None,
+    inputs: bytes = b"",
+    must_have_id: bool = False,
+) -> Order:
+    """Return a checked submission in the name that it may be made in.
+
+    Raises:
+        InvalidRequest, UnknownLanguage, PayloadTooLarge, Forbidden
+    """
+    user = acting_user(caller, job.user_id)
+    if user is None:
+        raise InvalidRequest(
+            "The body does not say whose job this is: user_id is missing.",
+            hint='Add "user_id": "your-name" to the body.',
+        )
+    parse_user_name(user)
+    job = check_job(job, must_have_id=must_have_id)
+    if cell is not None and not _PYTHON.match(cell.python):
+        raise InvalidRequest(f"{cell.python[:20]!r} is not a Python version such as '3.11'.")
+    size = len(inputs) + len(job.code.encode("utf-8", "surrogatepass"))
+    if size > MAX_PAYLOAD_BYTES:
+        raise PayloadTooLarge(
+            f"Code and variables have {format_bytes(size)} together; the limit is"
+            f" {MAX_PAYLOAD_BYTES // MIB} MiB.",
+            size_bytes=size,
+            limit_bytes=MAX_PAYLOAD_BYTES,
+        )
+    return make_order(user, job, cell=cell, inputs=inputs)

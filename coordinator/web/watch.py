@@ -1,0 +1,227 @@
+"""Following one job: its state and every byte of its output, once and in order, from any position.
+
+The way in is always the same: subscribe first, then read what is stored, then stitch by offset. A
+live piece that follows on is passed through inside the publishing call; one that is known already
+is dropped; one that leaves a gap, and a client that is too slow, lead back to reading what is
+stored. So losing any live piece costs time and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from gridx.errors import GridXError
+from gridx.protocol import JobChanged, Output, Position
+
+from ..bus.base import job_subject
+from ..services import views
+from ..store.records import Balance, JobRecord
+
+if TYPE_CHECKING:
+    from .context import Context
+
+_RECHECK_S = 0.05
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """A change of a job's state on the bus. ``stream_bytes`` is set with the final state."""
+
+    job: JobRecord
+    balance: Balance | None = None
+    result: bytes | None = None
+    stream_bytes: int | None = None
+
+
+class Sink(Protocol):
+    """Where a watcher's messages go."""
+
+    def send(self, message: JobChanged | Output) -> None:
+        """Send at once; must not block."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether more is on its way to the client than it should be."""
+
+    async def drained(self) -> None:
+        """Return when the client has taken most of what was sent."""
+
+
+class Watcher:
+    """One client's view of one job."""
+
+    def __init__(
+        self,
+        context: Context,
+        job_id: str,
+        user: str | None,
+        after: Position,
+        sink: Sink,
+        on_end: Callable[[Watcher, GridXError | None], None],
+    ) -> None:
+        self.job_id = job_id
+        self._context, self._user, self._sink, self._on_end = context, user, sink, on_end
+        self._attempt, self._offset = after.attempt, after.offset
+        self._is_live = False
+        self._held: JobEvent | None = None
+        self._newest_attempt = 0
+        self._task: asyncio.Task[None] | None = None
+        self._subscription = context.bus.subscribe(job_subject(job_id), self._receive)
+        self._ended = False
+
+    @property
+    def position(self) -> Position:
+        """Up to where the client has the output."""
+        return Position(attempt=self._attempt, offset=self._offset)
+
+    def go_live(self, job: JobRecord) -> None:
+        """Begin with a job that was submitted just now: nothing of it can be stored yet."""
+        self._attempt, self._offset = job.attempt, 0
+        self._newest_attempt = job.attempt
+        self._is_live = True
+
+    def catch_up(self) -> None:
+        """Begin with a job that may have run for long: read what is stored, then go live."""
+        self._is_live = False
+        if self._task is None and not self._ended:
+            self._task = asyncio.get_running_loop().create_task(self._catch_up())
+
+    def close(self) -> None:
+        """Send nothing more."""
+        self._ended = True
+        self._subscription.close()
+        if self._task is not None:
+            self._task.cancel()
+
+    # --- live --------------------------------------------------------------------------------
+
+    def _receive(self, message: Output | JobEvent) -> None:
+        if isinstance(message, Output):
+            self._receive_output(message)
+            return
+        self._newest_attempt = max(self._newest_attempt, message.job.attempt)
+        if self._is_live and (message.stream_bytes is None or self._has_all(message)):
+            self._send_change(message)
+        else:
+            self._held = message
+            self.catch_up()
+
+    def _receive_output(self, piece: Output) -> None:
+        self._newest_attempt = max(self._newest_attempt, piece.attempt)
+        if not self._is_live or piece.attempt < self._attempt:
+            return
+        if piece.attempt > self._attempt:
+            self._attempt, self._offset = piece.attempt, 0
+        if piece.offset > self._offset or self._sink.is_full:
+            self.catch_up()
+        else:
+            self._send_output(piece.offset, piece.data)
+
+    def _has_all(self, event: JobEvent) -> bool:
+        if event.stream_bytes == 0:
+            return True
+        return self._attempt == event.job.attempt and self._offset >= (event.stream_bytes or 0)
+
+    def _send_output(self, offset: int, data: bytes) -> None:
+        new = data[self._offset - offset :] if offset < self._offset else data
+        if new:
+            self._sink.send(
+                Output(job_id=self.job_id, attempt=self._attempt, offset=self._offset, data=new)
+            )
+            self._offset += len(new)
+
+    def _send_change(self, event: JobEvent) -> None:
+        balance = event.balance
+        self._sink.send(
+            JobChanged(
+                job=self._context.view(event.job),
+                cost_ucr=event.job.cost_ucr,
+                balance_ucr=None if balance is None else balance.posted_ucr,
+                held_ucr=None if balance is None else balance.held_ucr,
+                result=event.result,
+            )
+        )
+        if event.job.is_final:
+            self._end(None)
+
+    def _end(self, error: GridXError | None) -> None:
+        self._ended = True
+        self._subscription.close()
+        self._on_end(self, error)
+
+    # --- from what is stored -----------------------------------------------------------------
+
+    async def _catch_up(self) -> None:
+        try:
+            await self._read_until_live()
+        except GridXError as exc:
+            self._end(exc)
+        except Exception as exc:
+            _log.exception(
+                "A watcher failed", extra={"action": "watch.failed", "job_id": self.job_id}
+            )
+            self._end(GridXError(f"The job could not be followed: {type(exc).__name__}."))
+        finally:
+            self._task = None
+
+    async def _read_until_live(self) -> None:
+        context = self._context
+        is_first = True
+        while not self._ended:
+            job = await context.store.read(views.get_job, self.job_id, self._user)
+            self._newest_attempt = max(self._newest_attempt, job.attempt)
+            if is_first and not job.is_final:
+                self._send_change(JobEvent(job))
+                is_first = False
+            if self._attempt < self._newest_attempt:
+                self._attempt, self._offset = self._newest_attempt, 0
+            await self._send_stored()
+            if job.is_final:
+                await self._send_final(job)
+                return
+            if self._is_level():
+                held, self._held = self._held, None
+                self._is_live = True
+                if held is not None:
+                    self._receive(held)
+                return
+            await asyncio.sleep(_RECHECK_S)
+
+    async def _send_stored(self) -> None:
+        """Send what is in the log, then what is gathered behind it."""
+        attempt = self._attempt
+        if attempt == 0:
+            return
+        outputs = self._context.outputs
+        async for offset, data in outputs.read(self.job_id, attempt, self._offset):
+            await self._sink.drained()
+            self._send_output(offset, data)
+        await self._sink.drained()
+        live = outputs.find(self.job_id, attempt)
+        # No await from here on: what is gathered now and what is published next follow on.
+        if live is not None and live.stored_end <= self._offset < live.end:
+            self._send_output(self._offset, live.tail(self._offset))
+
+    def _is_level(self) -> bool:
+        """Whether the next live piece follows on what was sent."""
+        if self._attempt < self._newest_attempt:
+            return False
+        if self._held is not None and self._held.job.is_final:
+            return False  # the next round reads the final state and the rest from what is stored
+        live = self._context.outputs.find(self.job_id, self._attempt)
+        return live is None or self._offset >= live.end
+
+    async def _send_final(self, job: JobRecord) -> None:
+        event, self._held = self._held, None
+        if event is None or not event.job.is_final:
+            read = self._context.store.read
+            balance = await read(views.get_balance, job.user)
+            result = await read(views.find_payload, self.job_id, "result")
+            event = JobEvent(job, balance, result)
+        if not self._ended:
+            self._send_change(event)
