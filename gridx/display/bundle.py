@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..resources import MIB, format_bytes
-
 from .text import clean_line, clean_text
 
 MAX_IMAGE_BYTES = 8 * MIB

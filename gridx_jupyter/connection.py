@@ -1,0 +1,123 @@
+"""One client a kernel, made when a magic needs it first, and replaced by a login."""
+
+from __future__ import annotations
+
+import getpass
+from typing import TYPE_CHECKING
+
+from gridx.errors import GridXError, TransportError
+from gridx.settings import ConnectionSettings, load, save
+
+if TYPE_CHECKING:
+    from gridx.blocking import BlockingClient
+    from gridx.protocol import ClientWelcome
+
+
+class Connection:
+    """The kernel's way to its coordinator."""
+
+    def __init__(self) -> None:
+        self._client: BlockingClient | None = None
+        self._pythons: set[str] = set()
+
+    @property
+    def settings(self) -> ConnectionSettings:
+        """Where the next call goes, and as whom. Raises SettingsError."""
+        return self._client.settings if self._client is not None else load()
+
+    @property
+    def client(self) -> BlockingClient:
+        """The client; made on first use, connected by its first call. Raises SettingsError."""
+        if self._client is None:
+            from gridx.blocking import BlockingClient
+
+            self._client = BlockingClient(load())
+        return self._client
+
+    def welcome(self) -> ClientWelcome:
+        """Return prices and limits, connecting first when there is no connection yet.
+
+        Raises:
+            TransportError: nothing answers; the hint says what to type.
+            AuthError: the coordinator does not accept who we are.
+        """
+        client = self.client
+        try:
+            return client.welcome or client.connect()
+        except TransportError as exc:
+            raise unreachable(client.settings, exc) from None
+
+    def require_python(self, python: str) -> None:
+        """Refuse a cell that no worker online could run: code of 3.11 needs an image of 3.11.
+
+        Without any worker online the cell waits, and says so.
+
+        Raises:
+            GridXError: workers are online, and none has the Python of this notebook.
+        """
+        if python in self._pythons:
+            return
+        images = [
+            image
+            for worker in self.client.workers()
+            if worker.status == "online"
+            for image in worker.capability.images
+            if image.language == "python"
+        ]
+        self._pythons = {image.python for image in images}
+        if images and python not in self._pythons:
+            offered = ", ".join(sorted(self._pythons))
+            raise GridXError(
+                f"This notebook runs Python {python}; the workers online have {offered}. "
+                f"Code does not cross minor versions. Nothing was sent.",
+                hint=f"Start the notebook with Python {offered}, or lend a worker with {python}.",
+            )
+
+    def login(self, url: str | None, user: str | None, token: str | None) -> ConnectionSettings:
+        """Change to another coordinator or user, try it, and remember it in the settings file.
+
+        In accounts mode without a token the password is asked for.
+
+        Raises:
+            TransportError: nothing answers there; the connection before stays.
+            AuthError: the password or the token is wrong.
+        """
+        from gridx.blocking import BlockingClient
+
+        settings = load(url, user, token)
+        client = BlockingClient(settings)
+        try:
+            if client.status().auth != "open" and not settings.token:
+                password = getpass.getpass(f"Password of {settings.user} at {settings.url}: ")
+                given = client.login(settings.user, password)
+                client.close()
+                settings = load(settings.url, given.user_id, given.token)
+                client = BlockingClient(settings)
+            client.connect()
+        except TransportError as exc:
+            client.close()
+            raise unreachable(settings, exc) from None
+        except BaseException:
+            client.close()
+            raise
+        save(url=settings.url, user=settings.user, token=settings.token)
+        self.close()
+        self._client = client
+        return settings
+
+    def close(self) -> None:
+        """Close the connection; jobs go on."""
+        client, self._client = self._client, None
+        self._pythons = set()
+        if client is not None:
+            client.close()
+
+
+def unreachable(settings: ConnectionSettings, error: TransportError) -> TransportError:
+    """Return ``error`` with what to type in a notebook."""
+    return TransportError(
+        error.message or f"Nothing answers at {settings.url}.",
+        hint="Start a grid on this machine with `gridx up` in a terminal, "
+        "or go to another one with `%gridx login URL`.",
+        **error.details,
+    )

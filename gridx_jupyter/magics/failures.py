@@ -1,0 +1,76 @@
+"""Errors as a notebook shows them: a sentence for ours, the cell's own lines for the user's.
+
+IPython asks an exception for ``_render_traceback_`` before it formats one itself; so the frames
+of this extension, which only carried the error, never stand in a traceback.
+"""
+
+from __future__ import annotations
+
+import traceback
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from gridx.display import clean_text
+from gridx.errors import GridXError
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+
+def shown_as_sentence(error: GridXError) -> GridXError:
+    """Return ``error``, which will be shown as class, sentence and hint."""
+    lines = [f"{type(error).__name__}: {clean_text(error.message)}"]
+    if error.hint:
+        lines.append(clean_text(error.hint))
+    _render_as(error, lines)
+    return error
+
+
+def shown_at_its_lines(error: BaseException, shell: InteractiveShell) -> BaseException:
+    """Return ``error``, which will be shown with the frames that it has now and no others.
+
+    Syntax errors and exception groups are formatted by IPython in ways of its own, with every
+    frame; they come back inside an exception of the same name that renders itself.
+    """
+    frames = error.__traceback__
+    if isinstance(error, SyntaxError):
+        lines = shell.SyntaxTB.structured_traceback(type(error), error, None)
+        return _stand_in(error, lines)
+    if isinstance(error, BaseExceptionGroup):
+        return _stand_in(error, traceback.format_exception(error))
+    _render_as(error, _Frames(error, frames, shell))
+    return error
+
+
+class _Frames:
+    """Renders an exception from a traceback of before it was raised here."""
+
+    def __init__(
+        self, error: BaseException, frames: TracebackType | None, shell: InteractiveShell
+    ) -> None:
+        self._error = error
+        self._frames = frames
+        self._shell = shell
+
+    def __call__(self) -> list[str]:
+        lines: list[str] = self._shell.InteractiveTB.structured_traceback(
+            type(self._error), self._error, self._frames, tb_offset=0
+        )
+        return lines
+
+
+def _render_as(error: BaseException, rendering: list[str] | _Frames) -> None:
+    render = rendering if callable(rendering) else lambda: rendering
+    error._render_traceback_ = render  # type: ignore[attr-defined]  # IPython's own hook
+
+
+def _stand_in(error: BaseException, lines: list[str]) -> BaseException:
+    name = type(error).__name__
+
+    def text(_self: object) -> str:
+        return str(error)
+
+    body: dict[str, Any] = {"__str__": text, "__module__": type(error).__module__}
+    stand_in: BaseException = type(name, (Exception,), body)(str(error))
+    _render_as(stand_in, lines)
+    return stand_in

@@ -1,0 +1,239 @@
+"""``%gridx``: the grid from a notebook, in one line each."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
+
+from gridx.display import clean_line, clean_text
+from gridx.errors import GridXError, NotBuilt, TransportError
+from gridx.quantities import format_duration
+from gridx.resources import GIB, format_bytes
+
+from ..connection import Connection, unreachable
+from .failures import shown_as_sentence
+from .options import nearest, options_help, usage_error
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from gridx.schemas import JobView, WorkerView
+
+COMMANDS: Final = {
+    "status": "the grid, and who you are there",
+    "login": "login [URL] [--user NAME] [--token TOKEN]: go to a coordinator and remember it",
+    "jobs": "jobs [-n COUNT]: your jobs, newest first",
+    "logs": "logs JOB: the whole output of a job",
+    "cancel": "cancel JOB: stop a job; the time it ran is charged",
+    "balance": "your credits",
+    "workers": "who lends what",
+    "help": "help [cell|TOPIC]: this list, or the options of %%gridx",
+}
+NOT_BUILT: Final = (
+    "attach", "result", "retry", "why", "needs", "cost", "cache", "session", "trust", "prelude",
+    "on", "off", "set", "doctor",
+)  # fmt: skip
+USAGE: Final = "Usage: %gridx " + " | ".join(COMMANDS) + "."
+TOPICS: Final = {
+    "cell": "%%gridx [options] on the first line of a cell runs it on a worker.\n{options}\n"
+    "Sizes are 512M or 8G, times 90, 10m or 1h30m. {{expression}} is expanded in values.",
+    "secrets": "Variables that look like secrets (key, token, password) and os.environ never "
+    "travel unasked.\n--needs NAME sends one; whoever owns the worker can read it.",
+    "credits": "A cell holds its price for its whole --timeout and pays for the time that it "
+    "ran;\nthe rest comes back at once. Lending a machine earns credits: `gridx up`.",
+    "results": "Names that the cell binds come home as data. What is not plain data (sockets,\n"
+    "models of libraries) comes home unopened, as an Opaque. --out a,b brings only these.",
+    "interrupt": "The stop button stops the cell on the worker; the time it ran is charged.\n"
+    "A second press leaves at once and names the job: `%gridx cancel JOB`.",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises a one-line UsageError instead of ending the kernel."""
+
+    def error(self, message: str) -> NoReturn:
+        raise usage_error(f"%gridx {self.prog}: {message}.", USAGE, "")
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def jobs_text(jobs: Sequence[JobView]) -> str:
+    """Return jobs as a table."""
+    if not jobs:
+        return "No jobs yet. Put %%gridx on the first line of a cell to run it on the grid."
+    rows = [("JOB", "STATUS", "WORKER", "TIME", "COST", "CREATED (UTC)")]
+    for job in jobs:
+        elapsed = "" if job.elapsed_s is None else format_duration(job.elapsed_s)
+        rows.append(
+            (
+                job.job_id,
+                clean_line(job.status, 20),
+                clean_line(job.worker_name or "", 30),
+                elapsed,
+                f"{job.cost:.6g}",
+                f"{job.created_at:%Y-%m-%d %H:%M:%S}",
+            )
+        )
+    return _table(rows)
+
+
+def workers_text(workers: Sequence[WorkerView]) -> str:
+    """Return workers as a table."""
+    online = [worker for worker in workers if worker.status == "online"]
+    if not online:
+        return "No worker is online. Lend this machine with `gridx up` in a terminal."
+    rows = [
+        ("WORKER", "OWNER", "FREE CORES", "FREE MEMORY", "GPUS", "RUNNING", "SANDBOX", "PYTHON")
+    ]
+    for worker in online:
+        offer = worker.capability
+        pythons = sorted({image.python for image in offer.images if image.python})
+        rows.append(
+            (
+                clean_line(worker.name, 30),
+                clean_line(worker.owner, 30),
+                f"{worker.free_cores:g} of {offer.cores:g}",
+                f"{worker.free_memory_bytes / GIB:.1f} of {format_bytes(offer.memory_bytes)}",
+                str(len(offer.gpus)),
+                str(worker.running),
+                clean_line(offer.sandbox, 20),
+                clean_line(", ".join(pythons), 30),
+            )
+        )
+    return _table(rows)
+
+
+@magics_class
+class LineMagic(Magics):
+    """``%gridx SUBCOMMAND``."""
+
+    def __init__(self, shell: InteractiveShell, connection: Connection) -> None:
+        super().__init__(shell=shell)
+        self._connection = connection
+
+    @no_var_expand
+    @line_magic
+    def gridx(self, line: str) -> None:
+        """Look after the grid: %gridx status | login | jobs | logs | cancel | balance | workers
+
+        %gridx help lists them; %%gridx on the first line of a cell runs the cell on a worker.
+        """
+        words = line.split()
+        if not words:
+            print("Put %%gridx on the first line of a cell to run it on the grid. " + USAGE)
+            return
+        command = words[0]
+        if command in NOT_BUILT:
+            raise shown_as_sentence(
+                NotBuilt(f"%gridx {command} is not in this release.", hint=USAGE)
+            )
+        if command not in COMMANDS:
+            self._refuse(command)
+        action: Callable[[list[str]], None] = getattr(self, f"_{command}")
+        try:
+            action(words[1:])
+        except TransportError as exc:
+            error: GridXError = unreachable(self._connection.settings, exc)
+        except GridXError as exc:
+            error = exc
+        else:
+            return
+        raise shown_as_sentence(error) from None
+
+    @staticmethod
+    def _refuse(command: str) -> NoReturn:
+        if command.startswith("--"):
+            raise usage_error(
+                f"{command} is an option of %%gridx: two percent signs, on the first line of a cell.",
+                USAGE,
+                "",
+            )
+        raise usage_error(
+            f"%gridx has no {command!r}.{nearest(command, [*COMMANDS, *NOT_BUILT])} "
+            f"To run code on the grid put it below a line %%gridx.",
+            USAGE,
+            "",
+        )
+
+    def _status(self, words: list[str]) -> None:
+        _Parser("status", add_help=False).parse_args(words)
+        settings = self._connection.settings
+        status = self._connection.client.status()
+        account = self._connection.client.balance()
+        print(
+            f"{settings.url}, as {settings.user} ({status.auth} mode, version {status.version})\n"
+            f"{status.workers_online} workers online with {status.cores:g} cores · "
+            f"{status.jobs_running} jobs running, {status.jobs_queued} queued\n"
+            f"Balance {account.balance:,.2f} credits, {account.held:,.2f} of them held"
+        )
+
+    def _login(self, words: list[str]) -> None:
+        parser = _Parser("login", add_help=False)
+        parser.add_argument("url", nargs="?")
+        parser.add_argument("--user")
+        parser.add_argument("--token")
+        given = parser.parse_args(words)
+        settings = self._connection.login(given.url, given.user, given.token)
+        account = self._connection.client.balance()
+        print(
+            f"Logged in at {settings.url} as {settings.user}: {account.available:,.2f} credits free."
+        )
+
+    def _jobs(self, words: list[str]) -> None:
+        parser = _Parser("jobs", add_help=False)
+        parser.add_argument("-n", type=int, default=20)
+        given = parser.parse_args(words)
+        print(jobs_text(self._connection.client.jobs(limit=given.n).jobs))
+
+    def _job_id(self, command: str, words: list[str]) -> str:
+        parser = _Parser(command, add_help=False)
+        parser.add_argument("job", metavar="JOB")
+        return str(parser.parse_args(words).job)
+
+    def _logs(self, words: list[str]) -> None:
+        job = self._connection.client.job(self._job_id("logs", words))
+        sys.stdout.write(clean_text(job.stdout))
+        sys.stdout.flush()
+        if job.stderr:
+            sys.stderr.write(clean_text(job.stderr))
+        if job.output_truncated:
+            print("\n[the coordinator did not keep the middle of this output]")
+
+    def _cancel(self, words: list[str]) -> None:
+        view = self._connection.client.cancel(self._job_id("cancel", words))
+        print(f"{view.job_id}: {clean_line(view.status, 20)}, cost {view.cost:.6g}")
+
+    def _balance(self, words: list[str]) -> None:
+        _Parser("balance", add_help=False).parse_args(words)
+        account = self._connection.client.balance()
+        held = f" ({account.held:,.2f} held by running cells)" if account.held else ""
+        print(f"{account.user_id}: {account.balance:,.6f} credits{held}")
+
+    def _workers(self, words: list[str]) -> None:
+        _Parser("workers", add_help=False).parse_args(words)
+        print(workers_text(self._connection.client.workers()))
+
+    def _help(self, words: list[str]) -> None:
+        topic = words[0] if words else ""
+        if topic in TOPICS:
+            print(TOPICS[topic].format(options=options_help()))
+        elif topic in COMMANDS:
+            print(f"%gridx {topic}: {COMMANDS[topic]}")
+        elif topic:
+            raise usage_error(
+                f"There is no help on {topic!r}.{nearest(topic, [*TOPICS, *COMMANDS])}", USAGE, ""
+            )
+        else:
+            rows = [(f"%gridx {name}", text) for name, text in COMMANDS.items()]
+            print(_table(rows))
+            print("Topics: " + ", ".join(TOPICS) + ". %gridx help TOPIC shows one.")

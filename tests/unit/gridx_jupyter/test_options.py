@@ -1,0 +1,118 @@
+"""Every option of ``%%gridx``, right and wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from IPython.core.error import UsageError
+
+from gridx.errors import NotBuilt
+from gridx.resources import GIB, MIB
+from gridx_jupyter.magics.options import (
+    CELL_OPTIONS,
+    NOT_BUILT,
+    CellOptions,
+    option_names,
+    options_help,
+    parse_cell_options,
+)
+
+
+def parse(line: str, **names: Any) -> CellOptions:
+    return parse_cell_options(line, lambda expression: eval(expression, names))
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("", CellOptions()),
+        ("--cpus 2", CellOptions(cpus=2.0)),
+        ("--cpus=0.5", CellOptions(cpus=0.5)),
+        ("--mem 8G", CellOptions(mem_bytes=8 * GIB)),
+        ("--mem 512M", CellOptions(mem_bytes=512 * MIB)),
+        ("--gpu", CellOptions(gpus=1)),
+        ("--gpu 2", CellOptions(gpus=2)),
+        ("--gpu=2", CellOptions(gpus=2)),
+        ("--gpu --bg", CellOptions(gpus=1, background=True)),
+        ("--timeout 90", CellOptions(timeout_s=90.0)),
+        ("--timeout 1h30m", CellOptions(timeout_s=5400.0)),
+        ("--needs a,b", CellOptions(needs=("a", "b"))),
+        ("--needs 'a, b'", CellOptions(needs=("a", "b"))),
+        ("--without c", CellOptions(without=("c",))),
+        ("--all", CellOptions(everything=True)),
+        ("--out a", CellOptions(out=("a",))),
+        ("-o a,b", CellOptions(out=("a", "b"))),
+        ("--no-out", CellOptions(out=())),
+        ("--bg --as run", CellOptions(background=True, store_as="run")),
+        ("--quiet", CellOptions(quiet=True)),
+        ("--dry-run", CellOptions(dry_run=True)),
+    ],
+)
+def test_an_option_is_read(line: str, expected: CellOptions) -> None:
+    assert parse(line) == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("--cpu 2", "Did you mean --cpus?"),
+        ("--memory 2G", "Unknown option --memory."),
+        ("--timeot 5", "Did you mean --timeout?"),
+        ("--sesion x", "Did you mean --session?"),
+        ("--cpus", "--cpus needs a value"),
+        ("--cpus --bg", "--cpus needs a value"),
+        ("--cpus many", "is not a number"),
+        ("--cpus 0", "above 0"),
+        ("--cpus nan", "above 0"),
+        ("--mem big", "is not a size"),
+        ("--mem 1M", "at least 64M"),
+        ("--gpu=a100", "must be a number"),
+        ("--timeout never", "is not a time"),
+        ("--timeout 48h", "at most"),
+        ("--needs a.b", "not a variable's name"),
+        ("--needs a,class", "not a variable's name"),
+        ("--needs ,", "names no variable"),
+        ("--as 1x", "not a variable's name"),
+        ("--as _x", "not a name that can be given"),
+        ("--as print", "not a name that can be given"),
+        ("--bg=yes", "takes no value"),
+        ("--out a --no-out", "given twice"),
+        ("--all --needs a", "exclude each other"),
+        ("--bg --dry-run", "exclude each other"),
+        ("print(1)", "the code stands on the lines below"),
+        ("--needs 'a", "cannot be read"),
+        ("--cpus {1/0}", "ZeroDivisionError"),
+    ],
+)
+def test_a_wrong_option_says_what_is_wrong_and_runs_nothing(line: str, sentence: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(line)
+    text = str(caught.value)
+    assert sentence in text
+    assert "Nothing was run." in text
+    assert "%%gridx" in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize("name", sorted(NOT_BUILT))
+def test_an_option_of_a_later_release_is_refused_by_name(name: str) -> None:
+    with pytest.raises(NotBuilt, match="not in this release") as caught:
+        parse(f"{name} x")
+    assert name in str(caught.value)
+
+
+def test_braces_are_expanded_in_values() -> None:
+    assert parse("--cpus {n} --needs {','.join(names)}", n=3, names=["a", "b"]) == CellOptions(
+        cpus=3.0, needs=("a", "b")
+    )
+
+
+def test_every_option_stands_in_the_help_and_in_the_completion() -> None:
+    for option in CELL_OPTIONS:
+        assert option.names[-1] in options_help()
+        assert option.names[-1] in option_names()
+
+
+def test_every_field_has_an_option() -> None:
+    assert {option.field for option in CELL_OPTIONS} == set(CellOptions.__dataclass_fields__)
