@@ -1,0 +1,1 @@
+"""Credits, double entry: accounts, holds, transfers, and the audit of all three."""

@@ -1,0 +1,51 @@
+"""Workers come on record: by their own id, and only their owner may speak for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from sqlalchemy import Connection
+
+from gridx.errors import Forbidden
+from gridx.resources import Capability
+
+from ..store import workers
+from ..store.records import WorkerRecord
+
+
+def enroll(
+    tx: Connection, now_us: int, owner_id: int, worker_id: str, name: str, capability: Capability
+) -> WorkerRecord:
+    """Add a worker, or write what it says of itself now.
+
+    Raises:
+        Forbidden: the id is that of somebody else's worker.
+    """
+    known = workers.find(tx, worker_id)
+    if known is None:
+        workers.insert(tx, worker_id, owner_id, name, capability, now_us)
+        known = workers.find(tx, worker_id)
+        assert known is not None
+        return known
+    if known.owner_id != owner_id:
+        raise Forbidden(
+            f"Worker {worker_id} belongs to another user.",
+            hint="Start the worker with a data folder of its own: --data-dir DIR.",
+            worker_id=worker_id,
+        )
+    workers.change(tx, known.row_id, name, capability, now_us)
+    return msgspec.structs.replace(known, name=name, capability=capability, seen_us=now_us)
+
+
+def set_capability(
+    tx: Connection, now_us: int, worker: WorkerRecord, capability: Capability
+) -> WorkerRecord:
+    """Write what a worker offers now."""
+    workers.change(tx, worker.row_id, worker.name, capability, now_us)
+    return msgspec.structs.replace(worker, capability=capability, seen_us=now_us)
+
+
+def mark_seen(tx: Connection, now_us: int, row_ids: Sequence[int]) -> None:
+    """Write that these workers are there."""
+    workers.mark_seen(tx, row_ids, now_us)

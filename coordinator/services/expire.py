@@ -1,0 +1,109 @@
+"""Leases that are over: their jobs wait again, or end with a reason."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from ..rules import attempts as attempt_rules
+from ..rules import jobs as job_rules
+from ..rules import leases
+from ..rules.attempts import AttemptEvent
+from ..rules.jobs import JobEvent
+from ..rules.leases import EndOfLease, Lease
+from ..settings import Settings
+from ..store import attempts, jobs
+from ..store.jobs import CurrentAttempt, Found
+from ..store.records import WorkerRecord
+from .outcome import Ended, Report, end_attempt
+
+
+def find_due(tx: Connection, now_us: int) -> bool:
+    """True when ``expire`` has something to do: a read, so that an idle grid writes nothing."""
+    return attempts.has_due(tx, now_us)
+
+
+def expire(tx: Connection, now_us: int, settings: Settings) -> tuple[Ended, ...]:
+    """End every live attempt whose lease or limit is over.
+
+    A connected worker among them is to be told, with StopAttempt(fenced=True).
+    """
+    ended = []
+    for job_id, _ in attempts.list_due(tx, now_us):
+        found = jobs.find(tx, job_id)
+        if found is None or found.current is None:
+            continue
+        why = leases.find_end(lease_of(found, found.current), now_us)
+        if why is not None:
+            ended.append(end_lost(tx, now_us, settings, found, found.current, why))
+    return tuple(ended)
+
+
+def lose(
+    tx: Connection,
+    now_us: int,
+    settings: Settings,
+    job_id: str,
+    attempt: int,
+    worker: WorkerRecord,
+) -> Ended | None:
+    """End an attempt that its connected worker no longer names; None when it has ended."""
+    found = jobs.find(tx, job_id)
+    current = None if found is None else found.current
+    if (
+        found is None
+        or current is None
+        or current.n != attempt
+        or current.worker_row_id != worker.row_id
+        or not attempt_rules.is_live(current.state)
+    ):
+        return None
+    return end_lost(tx, now_us, settings, found, current, EndOfLease.FORGOTTEN)
+
+
+def end_lost(
+    tx: Connection,
+    now_us: int,
+    settings: Settings,
+    found: Found,
+    current: CurrentAttempt,
+    why: EndOfLease,
+) -> Ended:
+    """End a live attempt that brings no report: fenced from now on, a try counted.
+
+    A job whose cancel was wanted ends as cancelled, paid up to when its worker was last heard
+    or asked to stop, by the coordinator's clock; any other is not charged.
+    """
+    job = found.job
+    cancelled = job.cancel_us is not None
+    event = job_rules.event_for_loss(
+        cancel_wanted=cancelled, is_last_try=job.tries + 1 >= job.max_tries
+    )
+    return end_attempt(
+        tx,
+        now_us,
+        settings,
+        found,
+        current,
+        attempt_event=AttemptEvent.STOPPED if cancelled else AttemptEvent.LEASE_EXPIRED,
+        job_event=event,
+        report=Report(
+            until_us=leases.paid_until(lease_of(found, current), now_us),
+            started_us=current.started_us,
+            message=why.value,
+        ),
+        reason=job_rules.reason_for_cancel()
+        if event is JobEvent.STOPPED
+        else leases.reason_for_loss(why, job.tries + 1),
+    )
+
+
+def lease_of(found: Found, current: CurrentAttempt) -> Lease:
+    """Return what the rules need to know of a live attempt."""
+    return Lease(
+        claimed_us=current.claimed_us,
+        started_us=current.started_us,
+        lease_us=current.lease_us,
+        heard_us=current.heard_us,
+        due_us=current.due_us,
+        cancel_us=found.job.cancel_us,
+    )

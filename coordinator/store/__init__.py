@@ -1,0 +1,1 @@
+"""What is on record: tables, queries, and the engine that runs them."""

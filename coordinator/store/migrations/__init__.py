@@ -1,0 +1,1 @@
+"""Alembic migrations, run by ``coordinator.store.schema``."""

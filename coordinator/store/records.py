@@ -1,0 +1,140 @@
+"""What the queries return: frozen values, nothing of the database in them.
+
+``_us`` are microseconds since 1970 UTC, ``_ucr`` whole micro-credits.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from gridx.resources import Capability, ResourceRequest
+from gridx.schemas import CellSpec, JobRequest, Reason
+from gridx.states import FINAL_JOB_STATES, AttemptState, JobState
+
+
+class UserRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A person. ``pw_hash`` is None until somebody set a password for the name."""
+
+    user_id: int
+    name: str
+    pw_hash: str | None
+    created_us: int
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom a token stands for, and what it may do."""
+
+    user_id: int
+    user: str
+    scopes: frozenset[str]
+    worker_id: str | None
+    expires_us: int
+
+
+class Balance(msgspec.Struct, frozen=True, kw_only=True):
+    """A user's credits: ``posted_ucr`` in all, ``held_ucr`` of them set aside for jobs."""
+
+    user: str
+    posted_ucr: int
+    held_ucr: int
+
+    @property
+    def available_ucr(self) -> int:
+        return self.posted_ucr - self.held_ucr
+
+
+class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A lender's machine, as it last said hello."""
+
+    row_id: int
+    worker_id: str
+    name: str
+    owner: str
+    owner_id: int
+    capability: Capability
+    seen_us: int
+
+
+class QueuedJob(msgspec.Struct, frozen=True, kw_only=True):
+    """What the dispatcher needs to know of a job that waits."""
+
+    job_id: str
+    user: str
+    user_id: int
+    tag: float
+    request: ResourceRequest
+    language: str
+    python: str | None  # "3.11" where the job is a cell of that version
+    own_only: bool
+    created_us: int
+
+
+class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A job and its newest attempt."""
+
+    row_id: int
+    job_id: str
+    user_id: int
+    user: str
+    state: JobState
+    job: JobRequest
+    cell: CellSpec | None
+    own_only: bool
+    tag: float
+    rate_ucr_per_s: int
+    hold_ucr: int  # 0 where the job needs none
+    cost_ucr: int
+    tries: int
+    max_tries: int
+    created_us: int
+    cancel_us: int | None = None
+    finished_us: int | None = None
+    exit_code: int | None = None
+    reason: Reason | None = None
+    # the newest attempt
+    attempt: int = 0
+    worker_id: str | None = None
+    worker_name: str | None = None
+    claimed_us: int | None = None
+    started_us: int | None = None
+    stream_bytes: int | None = None  # length of its output, once its report was accepted
+
+    @property
+    def is_final(self) -> bool:
+        return self.state in FINAL_JOB_STATES
+
+    def to_queued(self) -> QueuedJob:
+        """Return what the dispatcher needs."""
+        return QueuedJob(
+            job_id=self.job_id,
+            user=self.user,
+            user_id=self.user_id,
+            tag=self.tag,
+            request=self.job.limits.request(),
+            language=self.job.language,
+            python=None if self.cell is None else self.cell.python,
+            own_only=self.own_only,
+            created_us=self.created_us,
+        )
+
+
+class LiveAttempt(msgspec.Struct, frozen=True, kw_only=True):
+    """A lease that stands."""
+
+    job_id: str
+    attempt: int
+    worker_id: str
+    user: str
+    state: AttemptState
+    request: ResourceRequest
+    claimed_us: int
+    started_us: int | None
+    lease_us: int | None  # None: its worker is connected
+    cancel_wanted: bool
+
+
+class JobCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """How many jobs live."""
+
+    queued: int
+    running: int
