@@ -106,11 +106,9 @@ class Foreground:
         raise AssertionError("updates() ends with Finished or raises")
 
     def _footer(self, finished: Finished) -> None:
-        notes = [
-            *notes_before(self._order.captured),
-            *self._publisher.notes(),
-            *self.result.notes,
-        ]
+        notes = self.result.notes
+        if not self._order.options.quiet:
+            notes = [*notes_before(self._order.captured), *self._publisher.notes(), *notes]
         text = footer_text(finished, attempts_lost=self._progress.restarts)
         self._line.finish(text, notes)
 
@@ -263,12 +261,10 @@ class CellMagic(Magics):
         """
         shell = self.shell
         assert shell is not None
-        options = (
-            parse_cell_options(line, shell.ev) if line.strip() else parse_cell_options("", str)
-        )
-        if not cell.strip():
-            raise usage_error("The cell has no code below its first line.")
         try:
+            options = parse_cell_options(line, shell.ev)
+            if not cell.strip():
+                raise usage_error("The cell has no code below its first line.")
             order = prepare(shell, cell, options, visible_cell(shell, line, cell))
             if options.dry_run:
                 print(dry_run_text(order, self._connection))

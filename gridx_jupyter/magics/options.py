@@ -132,23 +132,23 @@ CELL_OPTIONS: Final = (
 )
 
 NOT_BUILT: Final = {
-    "--disk": "Disk sizes",
-    "--image": "Choosing an image",
-    "--pip": "Installing packages for a cell",
-    "--profile": "Profiles",
-    "--max-cost": "A cap on the cost",
-    "--retries": "Retries",
-    "--verify": "Running on several workers and comparing",
-    "--cache": "Reusing earlier results",
-    "--fresh": "Reusing earlier results",
-    "--session": "Sessions that keep a sandbox between cells",
-    "--files": "Sending files",
-    "--fetch": "Fetching files",
-    "--local": "Running here through the same runner",
-    "--on": "Choosing the worker",
-    "--on-interrupt": "Choosing what an interrupt does",
-    "--progress": "Choosing the kind of progress line",
-    "--language": "Other languages",
+    "--disk": "disk sizes",
+    "--image": "choosing an image",
+    "--pip": "installing packages for a cell",
+    "--profile": "profiles",
+    "--max-cost": "a cap on the cost",
+    "--retries": "retries",
+    "--verify": "running on several workers and comparing",
+    "--cache": "reusing earlier results",
+    "--fresh": "reusing earlier results",
+    "--session": "sessions that keep a sandbox between cells",
+    "--files": "sending files",
+    "--fetch": "fetching files",
+    "--local": "running here through the same runner",
+    "--on": "choosing the worker",
+    "--on-interrupt": "choosing what an interrupt does",
+    "--progress": "choosing the kind of progress line",
+    "--language": "other languages",
 }
 
 USAGE: Final = "Usage: %%gridx [--cpus N] [--mem SIZE] [--gpu [N]] [--timeout TIME] [--needs a,b] …"
@@ -261,7 +261,7 @@ def parse_cell_options(line: str, expand: Callable[[str], object]) -> CellOption
         name, equals, attached = word.partition("=")
         if name in NOT_BUILT:
             raise NotBuilt(
-                f"{NOT_BUILT[name]} ({name}) is not in this release. Nothing was run.",
+                f"{name} is not in this release: {NOT_BUILT[name]}. Nothing was run.",
                 hint=f"Leave {name} out. {HELP}",
             )
         option = _BY_NAME.get(name)

@@ -110,8 +110,7 @@ def dry_run_text(order: Order, connection: Connection) -> str:
             lines.append(f"  {name:<{width}}  {shown:>9}  {captured.why.get(name, '')}".rstrip())
     else:
         lines.append("Sent: no variable, only the code.")
-    home = sorted(captured.expected if options.out is None else options.out)
-    lines.append(f"Brought home: {', '.join(home) or 'nothing'}.")
+    lines.append(_home_text(order))
     if captured.modules | captured.imports:
         modules = sorted({name.partition(".")[0] for name in captured.modules | captured.imports})
         lines.append(f"Modules needed there: {', '.join(modules)}.")
@@ -127,6 +126,16 @@ def dry_run_text(order: Order, connection: Connection) -> str:
     lines += [f"Note: {note}" for note in notes_before(captured)]
     lines.append(_price_text(options, connection))
     return "\n".join(lines)
+
+
+def _home_text(order: Order) -> str:
+    captured, out = order.captured, order.options.out
+    wanted = captured.expected if out is None else captured.expected & set(out)
+    bound = ", ".join(sorted(wanted & (captured.writes | captured.deletes)))
+    changed = ", ".join(sorted(wanted - captured.writes - captured.deletes))
+    if changed:
+        changed = f"{changed}, if changed in place"
+    return f"Brought home: {'; '.join(filter(None, (bound, changed))) or 'nothing'}."
 
 
 def _price_text(options: CellOptions, connection: Connection) -> str:
