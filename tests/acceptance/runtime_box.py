@@ -134,7 +134,9 @@ class Box:
             outcome.frames.append(self.frame())
         return outcome
 
-    def run(self, code: str, *, kind: str = "script", timeout_s: float = 30.0, **more: Any) -> Outcome:
+    def run(
+        self, code: str, *, kind: str = "script", timeout_s: float = 30.0, **more: Any
+    ) -> Outcome:
         """Run ``code`` to its end."""
         self.send(Run(kind=kind, code=code, timeout_s=timeout_s, **more))
         return self.collect()
@@ -311,5 +313,3 @@ def process_box(*argv: str, wait: bool = True) -> Iterator[ProcessBox]:
             process.stdin.close()
             process.wait(timeout=READ_TIMEOUT_S)
             process.stdout.close()
-
-

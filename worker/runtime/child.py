@@ -7,6 +7,7 @@ filter is the kernel's, and the supervisor trusts nothing that this process writ
 
 from __future__ import annotations
 
+import atexit
 import builtins
 import fcntl
 import gc
@@ -28,7 +29,7 @@ from gridx.resources import format_bytes
 
 from . import syscalls
 from .frames import Run
-from .records import EVENTS, RESULT, WARM, Done, RecordWriter
+from .records import EVENTS, WARM, Done, RecordWriter
 from .script import exit_code_of, hide_runtime_frames, one_line, run_script
 from .streams import JobStream, OutputCapture
 
@@ -36,12 +37,17 @@ if TYPE_CHECKING:
     from .shell import CellShell
 
 SITE_DIR: Final = "/opt/gridx/site"  # the image's packages; absent outside of it
+FONTS_DIR: Final = "/opt/gridx/mpl"  # what matplotlib has found in the image
+MATPLOTLIB_DIR: Final = "/tmp/mpl"
 PIPE_BYTES: Final = 1 << 20
 EXIT_NOT_WARM: Final = 70
 EXIT_NOTHING_TO_DO: Final = 0
 _F_SETPIPE_SZ: Final = 1031
-_WARM_CELL: Final = "print(1)\n[1, 2.0, 'three']"
-_WARM_ERROR: Final = "def f():\n    return 1 / 0\nf()"
+WARM_ROUNDS: Final = 8
+_WARM_CELL: Final = Run(
+    kind="cell", code="x = 1\nprint(x)\n[x, 2.0, 'three']", timeout_s=1.0, expected=("x",)
+)
+_WARM_ERROR: Final = Run(kind="cell", code="def f():\n    return 1 / 0\nf()", timeout_s=1.0)
 _RESERVED_FDS: Final = 40
 
 
@@ -97,6 +103,7 @@ class _Child:
         self._capture = OutputCapture((pipes.out_read, pipes.err_read), self._send_events)
         self._main = types.ModuleType("__main__")
         self._shell: CellShell | None = None
+        self._result: bytes | None = None
         os.setsid()
         syscalls.die_with_parent()
 
@@ -124,6 +131,7 @@ class _Child:
             TERM="dumb",
         )
         os.environ.setdefault("IPYTHONDIR", "/tmp/.ipython")
+        _prepare_matplotlib()
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)
@@ -135,28 +143,19 @@ class _Child:
         self._be_main()
         _complete_builtins()
 
-        try:
-            from gridx.codec.results import encode_result, snapshot
-            from gridx.remote_error import exception_to_data
-            from gridx.ship import restore
-        except ImportError:
-            return
+        from .shell import make_shell
 
-        from .shell import CELL_FILE, make_shell, run_cell
-
-        assert restore
         shell = self._shell = make_shell(self._main, self._capture)
-        before = snapshot(shell.user_ns, ())
-        run_cell(shell, _WARM_CELL)
-        encode_result(before, shell.user_ns, expected=("f",), cell=_WARM_CELL)
-        error = run_cell(shell, _WARM_ERROR)
-        assert error is not None
-        self._capture.publish(ErrorOutput(error=exception_to_data(error, {CELL_FILE})))
-        del error
+        # The interpreter specialises code that has run a few times, so once is not warm.
+        for _ in range(WARM_ROUNDS):
+            self._run_cell(_WARM_CELL)
+        self._run_cell(_WARM_ERROR)
         shell.reset(new_session=True)
         shell.execution_count = 1
+        atexit.unregister(shell.atexit_operations)  # a script's own functions run at its end
         # The thread that reads the pipes is ours; the job need not hear about it when it forks.
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        warnings.filterwarnings("ignore", "To exit: use 'exit'", UserWarning)
         gc.collect()
         gc.freeze()
 
@@ -173,7 +172,7 @@ class _Child:
         os.dup2(self._pipes.err_write, 2)
         os.close(self._pipes.out_write)
         os.close(self._pipes.err_write)
-        sys.__stderr__ = sys.stderr  # type: ignore[misc]
+        sys.__stderr__ = sys.stderr  # type: ignore[assignment,misc]
         for fd in (1, 2):
             try:
                 fcntl.fcntl(fd, _F_SETPIPE_SZ, PIPE_BYTES)
@@ -215,9 +214,14 @@ class _Child:
             os._exit(done.exit_code)
         try:
             self._capture.finish()
-            self._records.done(done)
-        finally:
+            self._records.end(self._result, done)
+        except OSError:  # the job closed the pipe: its exit code is all that it can still say
             os._exit(done.exit_code)
+        # The supervisor ends this process. Giving its memory back takes longer than a small cell
+        # does, and the answer need not wait for that.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        while True:
+            signal.pause()
 
     def _wait(self) -> Run | None:
         """Return the job, or None when the supervisor has gone."""
@@ -264,13 +268,9 @@ class _Child:
         if len(data) > run.max_result_bytes:
             self._say_too_large(len(data), run.max_result_bytes)
             data = encode_result(before, namespace, expected=(), cell=run.code)
-        if error is not None:
-            done = self._failed(error)
-        else:
-            self._capture.sync()
-            done = Done(completed=True, exit_code=0)
+        done = self._failed(error) if error is not None else Done(completed=True, exit_code=0)
         if len(data) <= run.max_result_bytes:
-            self._records.send(RESULT, data)
+            self._result = data
         return done
 
     def _failed(self, error: BaseException) -> Done:
@@ -312,6 +312,18 @@ def _read(fd: int, size_bytes: int) -> bytes:
 
 def _no_input(prompt: object = "", /) -> str:
     raise EOFError("input() cannot ask anybody here; pass the value as a variable.")
+
+
+def _prepare_matplotlib() -> None:
+    """Give matplotlib a folder that it may write to, with the image's list of fonts in it."""
+    if not os.path.isdir(FONTS_DIR):
+        return
+    os.makedirs(MATPLOTLIB_DIR, exist_ok=True)
+    for name in os.listdir(FONTS_DIR):
+        target = f"{MATPLOTLIB_DIR}/{name}"
+        if name.startswith("fontlist") and not os.path.lexists(target):
+            os.symlink(f"{FONTS_DIR}/{name}", target)
+    os.environ["MPLCONFIGDIR"] = MATPLOTLIB_DIR
 
 
 def _complete_builtins() -> None:

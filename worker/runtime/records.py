@@ -48,13 +48,20 @@ class RecordWriter:
 
     def send(self, kind: int, body: bytes = b"") -> None:
         """Write one record. Callers that may meet hold a lock of their own."""
-        view = memoryview(_HEADER.pack(kind, len(body)) + body)
+        self._write(_HEADER.pack(kind, len(body)) + body)
+
+    def end(self, result: bytes | None, done: Done) -> None:
+        """Write the result, where there is one, and the last record."""
+        last = _encode_done(done)
+        data = _HEADER.pack(DONE, len(last)) + last
+        if result is not None:
+            data = b"".join((_HEADER.pack(RESULT, len(result)), result, data))
+        self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
         while view:
             view = view[os.write(self._fd, view) :]
-
-    def done(self, done: Done) -> None:
-        """Write the last record."""
-        self.send(DONE, _encode_done(done))
 
     def close(self) -> None:
         """Close the pipe: in a process that the job forked, so that it cannot speak for it."""

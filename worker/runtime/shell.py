@@ -6,12 +6,14 @@ displays work here as they do in a kernel, without history files, pseudo-termina
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import traceback
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import Any, Final
 
+import IPython
 from IPython.core.compilerop import CachingCompiler
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
@@ -21,8 +23,7 @@ from traitlets.config import Config
 
 from gridx.events import ClearOutput, DisplayData, ExecuteResult, UpdateDisplayData
 
-from .display import to_bundle
-from .script import hide_runtime_frames
+from .display import IMAGE_TYPES, to_bundle
 from .streams import OutputCapture
 
 CELL_FILE: Final = "<cell>"
@@ -127,9 +128,9 @@ class CellShell(InteractiveShell):
             return
         error = exc_tuple[1] if exc_tuple else sys.exc_info()[1]
         # Named by the caller: only these two handle an error that is not the cell's result.
-        if error is not None and sys._getframe(1).f_code.co_name in _SHOWN_FROM:
-            hide_runtime_frames(error)
-            traceback.print_exception(error)
+        caller = sys._getframe(1).f_code.co_qualname.partition(".")[0]
+        if error is not None and caller in _SHOWN_FROM:
+            traceback.print_exception(error.with_traceback(_below_ipython(error.__traceback__)))
 
     def showsyntaxerror(
         self, filename: str | None = None, running_compiled_code: bool = False
@@ -138,16 +139,14 @@ class CellShell(InteractiveShell):
 
     def system_piped(self, cmd: str) -> None:
         """Run ``!cmd`` on descriptors 1 and 2: a pseudo-terminal would lose the order."""
-        code = subprocess.call(
-            self.var_expand(cmd, depth=1),
-            shell=True,  # noqa: S602  the cell asked for a shell
-            stdin=subprocess.DEVNULL,
-        )
+        line = self.var_expand(cmd, depth=1)
+        code = subprocess.call(["/bin/sh", "-c", line], stdin=subprocess.DEVNULL)
         self.user_ns["_exit_code"] = code
 
     system = system_raw = system_piped
 
 
+_IPYTHON_DIR: Final = os.path.dirname(IPython.__file__) + os.sep
 _SHOWN_FROM: Final = ("catch_format_error", "flush_figures")
 
 
@@ -162,15 +161,28 @@ def make_shell(main: ModuleType, capture: OutputCapture) -> CellShell:
     config.InteractiveShell.autocall = 0
     _Publisher.capture = _ResultHook.capture = capture
     # instance() of the base class too: get_ipython() and matplotlib ask that one.
-    return CellShell.instance(config=config, user_module=main, user_ns=main.__dict__)
+    shell: CellShell = CellShell.instance(config=config, user_module=main, user_ns=main.__dict__)
+    # Nothing else leaves the sandbox, so nothing else is asked for: half of a small cell's time.
+    assert shell.display_formatter is not None
+    shell.display_formatter.active_types = ["text/plain", *IMAGE_TYPES]
+    return shell
 
 
 def run_cell(shell: CellShell, code: str) -> BaseException | None:
     """Run ``code`` as a cell; return what it raised."""
-    shell.displayhook.cell = code
+    _ResultHook.cell = code
     result = shell.run_cell(code, store_history=False)
     error = result.error_before_exec or result.error_in_exec
-    if isinstance(error, UsageError):
-        # A magic that was used wrongly: its text is the message, its place is in IPython.
+    if not isinstance(error, BaseException):
+        return None
+    if result.error_before_exec is not None or isinstance(error, UsageError):
+        # A wrong line or magic: the error itself says where, its frames are IPython's.
         error.__traceback__ = None
-    return error if isinstance(error, BaseException) else None
+    return error
+
+
+def _below_ipython(tb: TracebackType | None) -> TracebackType | None:
+    """Return the part of a traceback that begins after IPython's last leading frame."""
+    while tb is not None and tb.tb_frame.f_code.co_filename.startswith(_IPYTHON_DIR):
+        tb = tb.tb_next
+    return tb

@@ -11,6 +11,7 @@ when it holds ``MAX_GATHER_CHARS``, and before anything else that the job says.
 from __future__ import annotations
 
 import codecs
+import fcntl
 import io
 import os
 import select
@@ -83,8 +84,9 @@ class OutputCapture:
         self._oldest_s = 0.0  # when the buffer became non-empty
         self._sent_s = 0.0
         self._forked = False
+        self._lines = (bytearray(), bytearray())  # of a process that the job forked
         self._awake = False
-        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wake_fd = _out_of_the_way(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), read_fds)
         self._decoders = (utf8_decoder(), utf8_decoder())
         self._ready = select.poll()
         for fd in read_fds:
@@ -103,7 +105,7 @@ class OutputCapture:
     def write(self, index: int, text: str) -> None:
         """Take ``text`` of Python code for stdout (``index`` 0) or stderr (1)."""
         if self._forked:
-            _write_all(index + 1, text.encode("utf-8", "backslashreplace"))
+            self._write_line(index, text.encode("utf-8", "backslashreplace"))
             return
         with self._lock:
             if self._ready.poll(0):
@@ -121,7 +123,7 @@ class OutputCapture:
     def write_bytes(self, index: int, data: bytes) -> None:
         """Take ``data`` that Python code wrote to ``sys.stdout.buffer``."""
         if self._forked:
-            _write_all(index + 1, data)
+            self._write_line(index, data)
             return
         with self._lock:
             self.write(index, self._decoders[index].decode(data))
@@ -129,6 +131,8 @@ class OutputCapture:
     def flush(self) -> None:
         """Send what is there unless something was sent just now; then it follows soon."""
         if self._forked:
+            for index in (0, 1):
+                self._write_line(index, b"", flush=True)
             return
         with self._lock:
             self._drain()
@@ -264,6 +268,16 @@ class OutputCapture:
         # The pump is not in this process: it writes into the pipes like any other program.
         self._forked = True
         self._lock = threading.RLock()
+        self._lines = (bytearray(), bytearray())
+
+    def _write_line(self, index: int, data: bytes, *, flush: bool = False) -> None:
+        """Write whole lines, so that those of several processes do not mix."""
+        line = self._lines[index]
+        line += data
+        if flush or b"\n" in data or len(line) >= _READ_BYTES:
+            whole = bytes(line)
+            line.clear()
+            _write_all(index + 1, whole)
 
 
 class JobStream(io.TextIOBase):
@@ -333,6 +347,13 @@ class _BytesStream(io.RawIOBase):
 
     def close(self) -> None:
         """Stay open, as the text stream above it does."""
+
+
+def _out_of_the_way(fd: int, others: tuple[int, int]) -> int:
+    """Return a copy of ``fd`` above ``others``, where a job's own descriptors never come."""
+    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, max(others))
+    os.close(fd)
+    return moved
 
 
 def utf8_decoder() -> codecs.IncrementalDecoder:

@@ -4,8 +4,9 @@
     python  -I supervisor.py --process [--limit as=1073741824 ...]     without a container
 
 It imports and runs nothing of the user's. The job's process is forked and warmed before the
-worker hears ``Ready``; what it writes afterwards is bytes from a stranger. The end of a job is
-the end of that process: a stray may hold a pipe open, and a job may close its own and spin.
+worker hears ``Ready``; what it writes afterwards is bytes from a stranger. A job
+ends when it says so in a whole record or when that process ends, never with the end of a pipe:
+a stray may hold one open, and a job may close its own and spin.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from gridx.errors import GridXError, ProtocolError
-from gridx.events import decode_events
+from gridx.events import decode_events, split_events
 from gridx.resources import MIB, Usage
 from gridx.states import Cause
 
@@ -78,8 +79,10 @@ RESCUE_TICK_S: Final = 0.1
 RESCUE_AFTER_TICKS: Final = 2
 RESCUE_FILL: Final = 0.75
 STRAYS_WAIT_S: Final = 2.0
+ANSWER_FIRST_S: Final = 0.02  # the job's process lives on for this long after the answer
 FAREWELL_S: Final = 30.0
-_READ_BYTES: Final = 256 * 1024
+OUT_OF_MEMORY: Final = "It needed more memory than it was given."
+_READ_BYTES: Final = 64 * 1024
 
 
 class Options(NamedTuple):
@@ -181,19 +184,29 @@ class Supervisor:
         self._next_tick_s = 0.0
         self._child = _Child(options)
         self._meter = Meter(own_cgroup=not options.process)
+        self._exercise()
 
     def serve(self) -> int:
         """Run until the worker has its answer or is gone. Return the exit code."""
         ended = False
         while not ended and not self._worker_gone:
             ended = self._step()
-        if self._worker_gone:
-            self._child.kill()
-            self._kill_strays()
-            return 0
-        self._finish()
+        if not self._worker_gone:
+            self._finish()
         self._say_farewell()
         return 0
+
+    def _exercise(self) -> None:
+        """Do once what an answer needs, while the child warms itself."""
+        run = encode_frame(Run(kind="cell", code="", timeout_s=1.0))
+        reading = self._meter.read()
+        for _ in range(4):
+            to_supervisor.decode(memoryview(run)[4:])
+            usage = used(reading, self._meter.read(), [], 0)
+            encode_frame(Exited(cause=Cause.COMPLETED, exit_code=0, usage=usage))
+            event = encode_stream(0, 0, "1")
+            encode_frame(Events(data=b"".join(bytes(e) for e in split_events(event))))
+            list(decode_events(event))
 
     # -------------------------------------------------------- one turn of the loop
 
@@ -222,6 +235,8 @@ class Supervisor:
             self._read_records()
         if self._rescuing and any(fd in ready for fd in child.output_reads):
             self._read_output()
+        if self._done is not None:
+            return True
         self._write_worker()
         self._check_clock()
         return child.pidfd in ready
@@ -298,7 +313,6 @@ class Supervisor:
         data = encode_frame(frame)
         self._waiting.append(memoryview(data))
         self._waiting_bytes += len(data)
-        self._write_worker()
 
     def _write_worker(self) -> None:
         waiting = self._waiting
@@ -357,6 +371,7 @@ class Supervisor:
                     self._send(Result(data=body))
                 elif kind == DONE and self._run is not None:
                     self._done = decode_done(body)
+                    return  # whatever comes after it, nobody waits for
         finally:
             self._send_events(events)
 
@@ -406,53 +421,57 @@ class Supervisor:
     # -------------------------------------------------------- the end
 
     def _finish(self) -> None:
-        """The child has ended: end its strays, send what is left, and say how it went."""
-        _, status, usage = os.wait4(self._child.pid, 0)
-        reaped = [usage, *self._kill_strays()]
-        if self._listening:
-            self._read_records()
+        """Send what is left and say how the call went."""
+        status: int | None = None
+        reaped: list[resource.struct_rusage] = []
+        if self._done is None:
+            _, status, usage = os.wait4(self._child.pid, 0)
+            reaped = [usage, *self._kill_strays()]
+            if self._listening:
+                self._read_records()
+        # Else the child waits to be ended, and its records are complete. It is ended after the
+        # answer has gone: to give its memory back takes longer than many a cell.
         self._read_output()
         if self._before is None:
             self._before = self._meter.read()
         after = self._meter.read()
         out_of_memory = was_out_of_memory(self._before, after)
-        cause, message = self._judge(status, out_of_memory)
-        input_bytes = len(self._run.inputs) if self._run is not None else 0
-        usage_of_call = used(self._before, after, reaped, input_bytes)
+        cause, exit_code, message = self._judge(status, out_of_memory)
+        usage_of_call = Usage()
+        if self._run is not None:
+            if not reaped and after.cpu_s is None:
+                reaped = self._kill_strays()
+            usage_of_call = used(self._before, after, reaped, len(self._run.inputs))
         if cause is Cause.OUT_OF_MEMORY:
             usage_of_call = msgspec.structs.replace(usage_of_call, out_of_memory=True)
-        self._send(
-            Exited(
-                cause=cause,
-                exit_code=_exit_code(status),
-                message=message,
-                usage=usage_of_call if self._run is not None else Usage(),
-            )
-        )
+        self._send(Exited(cause=cause, exit_code=exit_code, message=message, usage=usage_of_call))
+        self._write_worker()
 
-    def _judge(self, status: int, out_of_memory: bool) -> tuple[Cause, str]:
-        """Return why the call ended, and a sentence."""
+    def _judge(self, status: int | None, out_of_memory: bool) -> tuple[Cause, int, str]:
+        """Return why the call ended, the exit code as a shell shows it, and a sentence."""
         done = self._done
-        if not self._warm:
-            return Cause.SANDBOX_FAILED, "The runtime did not start; see the sandbox's stderr."
-        if done is not None and self._killed_for is not Cause.CRASHED:
+        if done is not None:
             if done.completed:
-                return Cause.COMPLETED, ""
+                return Cause.COMPLETED, done.exit_code, ""
             if done.memory_error and self._is_memory_limited():
-                return Cause.OUT_OF_MEMORY, "It needed more memory than it was given."
-            return Cause.ERROR, done.message
+                return Cause.OUT_OF_MEMORY, done.exit_code, OUT_OF_MEMORY
+            return Cause.ERROR, done.exit_code, done.message
+        assert status is not None
+        exit_code = _exit_code(status)
+        if not self._warm:
+            return Cause.SANDBOX_FAILED, exit_code, "The runtime did not start; see its stderr."
         if self._killed_for is not None:
-            return self._killed_for, self._why
+            return self._killed_for, exit_code, self._why
         if os.WIFSIGNALED(status):
             number = os.WTERMSIG(status)
             if number == signal.SIGKILL and out_of_memory:
-                return Cause.OUT_OF_MEMORY, "It needed more memory than it was given."
-            return Cause.CRASHED, f"Its process was ended by {_signal_name(number)}."
-        code = os.WEXITSTATUS(status)
-        if code == 0 and self._run is not None and self._run.kind == "script":
+                return Cause.OUT_OF_MEMORY, exit_code, OUT_OF_MEMORY
+            return Cause.CRASHED, exit_code, f"Its process was ended by {_signal_name(number)}."
+        if exit_code == 0 and self._run is not None and self._run.kind == "script":
             # A script has no result to lose: os._exit(0) is success, as in a terminal.
-            return Cause.COMPLETED, ""
-        return Cause.CRASHED, f"Its process left with exit code {code} before it was done."
+            return Cause.COMPLETED, exit_code, ""
+        why = f"Its process left with exit code {exit_code} before it was done."
+        return Cause.CRASHED, exit_code, why
 
     def _is_memory_limited(self) -> bool:
         """Return whether the memory limit shows itself as MemoryError, not as a kill."""
@@ -484,12 +503,19 @@ class Supervisor:
             time.sleep(0.0005)  # killed, and the kernel is at it
 
     def _say_farewell(self) -> None:
-        """Let the worker read to the end, then wait for it to hang up; it destroys us anyway."""
-        end_s = time.monotonic() + FAREWELL_S
-        while not self._worker_gone and time.monotonic() < end_s:
-            left_s = end_s - time.monotonic()
+        """Let the worker read to the end, end the job, and wait for the worker to hang up.
+
+        It destroys the container anyway.
+        """
+        self._wait_for_hang_up(ANSWER_FIRST_S)
+        self._kill_strays()
+        self._wait_for_hang_up(FAREWELL_S)
+
+    def _wait_for_hang_up(self, limit_s: float) -> None:
+        end_s = time.monotonic() + limit_s
+        while not self._worker_gone and (left_s := end_s - time.monotonic()) > 0:
             writers = [self._out_fd] if self._waiting else []
-            ready, _, _ = select.select([self._in_fd], writers, [], max(0.0, left_s))
+            ready, _, _ = select.select([self._in_fd], writers, [], left_s)
             self._write_worker()
             if ready:
                 try:
