@@ -6,10 +6,13 @@ the jobs and cuts the connections.
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 import msgspec
 from tornado import web, websocket
@@ -46,6 +49,8 @@ from gridx.schemas import (
     Reason,
     WorkerList,
 )
+
+T = TypeVar("T")
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 
@@ -367,3 +372,37 @@ async def scripted_coordinator() -> AsyncIterator[ScriptedCoordinator]:
         yield grid
     finally:
         await grid.stop()
+
+
+class ScriptedGridThread:
+    """The same in a thread of its own, for clients that block."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self.grid = self.call(self._make())
+
+    @staticmethod
+    async def _make() -> ScriptedCoordinator:
+        grid = ScriptedCoordinator()
+        grid.listen()
+        return grid
+
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run ``coroutine`` in the grid's loop and return what it returns."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(20)
+
+    def do(self, function: Callable[..., object], *args: object, **kwargs: object) -> None:
+        """Call ``function`` in the grid's loop."""
+
+        async def run() -> None:
+            function(*args, **kwargs)
+
+        self.call(run())
+
+    def close(self) -> None:
+        self.call(self.grid.stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
