@@ -18,6 +18,7 @@ import pytest
 from gridx.errors import AuthError
 from gridx.protocol import CapabilityChanged, Heartbeat, StopAttempt
 from gridx.states import Cause
+from tests.support.programs import wait_for
 from tests.support.worker_coordinator import WorkerCoordinator, worker_coordinator
 from tests.support.worker_program import WorkerProgram, worker_program
 
@@ -97,7 +98,7 @@ async def test_output_goes_on_without_a_gap_after_the_connection_was_cut(
     code = "import time\nfor i in range(60):\n    print(i, flush=True); time.sleep(0.02)"
     ref = coordinator.give(code, user="lender")
     for lines in (5, 20, 40):
-        await coordinator.wait(lambda lines=lines: coordinator.text(ref).count("\n") >= lines)
+        await coordinator.wait_lines(ref, lines)
         coordinator.cut()
     await coordinator.wait_settled(ref)
     assert coordinator.text(ref) == "".join(f"{i}\n" for i in range(60))
@@ -258,9 +259,7 @@ async def test_a_worker_waits_for_a_coordinator_that_comes_later(tmp_path: Path)
     async with worker_coordinator() as coordinator:
         await coordinator.stop()
         async with worker_program(coordinator.url, tmp_path, *PROCESS) as worker:
-            async with asyncio.timeout(60):
-                while not worker.log("connect"):
-                    await asyncio.sleep(0.05)
+            await worker.wait_log("connect")
             await coordinator.start()
             await worker.wait_ready()
 
@@ -295,7 +294,5 @@ def _data_dir(worker: WorkerProgram) -> str:
 
 async def _ended_outbox(worker: WorkerProgram, job_id: str) -> Path:
     folder = Path(_data_dir(worker)) / "outbox" / f"{job_id}.1"
-    async with asyncio.timeout(60):
-        while not (folder / "report").exists():
-            await asyncio.sleep(0.05)
+    await asyncio.to_thread(wait_for, (folder / "report").exists)
     return folder

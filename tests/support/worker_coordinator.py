@@ -63,6 +63,7 @@ class WorkerCoordinator:
         self.changed = asyncio.Condition()
         self._socket: _WorkerSocket | None = None
         self._server: HTTPServer | None = None
+        self.notifying: asyncio.Future[None] | None = None
         self.port = 0
 
     @property
@@ -134,6 +135,9 @@ class WorkerCoordinator:
     async def wait_settled(self, ref: AttemptRef) -> AttemptFinished:
         report: AttemptFinished = await self.wait(lambda: self.settled.get(ref))
         return report
+
+    async def wait_lines(self, ref: AttemptRef, lines: int) -> None:
+        await self.wait(lambda: self.text(ref).count("\n") >= lines)
 
     def of(self, kind: type[M]) -> list[M]:
         return [message for message in self.received if isinstance(message, kind)]
@@ -224,7 +228,7 @@ class _WorkerSocket(websocket.WebSocketHandler):
     def on_close(self) -> None:
         if self.coordinator._socket is self:
             self.coordinator._socket = None
-        asyncio.ensure_future(self.coordinator.notify())
+        self.coordinator.notifying = asyncio.ensure_future(self.coordinator.notify())
 
 
 @asynccontextmanager

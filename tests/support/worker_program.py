@@ -57,6 +57,13 @@ class WorkerProgram:
         assert word == "ready"
         return dict(field.split("=", 1) for field in fields)
 
+    async def wait_log(self, action: str, within_s: float = 60.0) -> dict[str, Any]:
+        """Return the first log line of ``action``."""
+        async with asyncio.timeout(within_s), self._said:
+            while not self.log(action):
+                await self._said.wait()
+        return self.log(action)[0]
+
     def log(self, action: str) -> list[dict[str, Any]]:
         """Return the log lines of one action."""
         lines = [json.loads(line) for line in self.stderr if line.startswith("{")]

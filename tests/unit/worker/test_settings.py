@@ -1,0 +1,127 @@
+"""What the lender can say, and what is refused with a way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gridx.errors import SettingsError
+from gridx.resources import GIB, MIB, Capability, Gpu, Image
+from worker.daemon import capability_of, warm_target
+from worker.probe import MachineFacts, NoGpus
+from worker.sandbox.limits import WARM_BYTES
+from worker.settings import (
+    DEFAULT_COORDINATOR,
+    default_data_dir,
+    from_arguments,
+    parse_size_bytes,
+)
+
+FACTS = MachineFacts(cores=8, memory_bytes=32 * GIB, cpu_model="A CPU", platform="linux/x86_64")
+
+
+class OneImage:
+    """An engine of which only the kind and the image are asked."""
+
+    kind = "docker"
+    images = (
+        Image(name="gridx/python:3.11-1", digest="sha256:1", language="python", python="3.11"),
+    )
+
+
+def capability(*arguments: str) -> Capability:
+    settings = from_arguments(["--user", "alice", *arguments], {})
+    return capability_of(settings, FACTS, OneImage(), NoGpus())  # type: ignore[arg-type]
+
+
+def test_the_oldest_command_line_works() -> None:
+    settings = from_arguments(["--user", "alice", "--password", "secret123"], {"HOME": "/h"})
+    assert settings.user == "alice"
+    assert settings.password == "secret123"
+    assert settings.coordinator == DEFAULT_COORDINATOR == "ws://localhost:8080/ws/worker"
+    assert settings.sandbox == "docker"
+
+
+def test_the_password_comes_from_the_environment_too() -> None:
+    assert from_arguments(["--user", "a"], {"GRIDX_PASSWORD": "p"}).password == "p"
+    assert from_arguments(["--user", "a"], {}).password is None
+
+
+def test_the_data_folder_follows_the_desktop_convention() -> None:
+    assert default_data_dir({"XDG_DATA_HOME": "/data"}) == Path("/data/gridx/worker")
+    assert default_data_dir({}) == Path.home() / ".local/share/gridx/worker"
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [("4G", 4 * GIB), ("4 GiB", 4 * GIB), ("512m", 512 * MIB), ("1.5G", GIB * 3 // 2), ("64", 64)],
+)
+def test_sizes_are_read_in_binary_units(text: str, size_bytes: int) -> None:
+    assert parse_size_bytes(text) == size_bytes
+
+
+@pytest.mark.parametrize("text", ["", "4X", "-1G", "G", "1e9", "4GG"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError):
+        parse_size_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "Whose worker"),
+        (["--user", "a b"], "--user"),
+        (["--user", "a", "--coordinator", "http://x"], "--coordinator"),
+        (["--user", "a", "--cores", "0"], "--cores"),
+        (["--user", "a", "--memory", "512M"], "--memory"),
+        (["--user", "a", "--slots", "0"], "--slots"),
+        (["--user", "a", "--warm", "0"], "--warm"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(arguments: list[str], says: str) -> None:
+    with pytest.raises(SettingsError, match=says) as refused:
+        from_arguments(arguments, {})
+    assert refused.value.hint
+
+
+def test_all_cores_and_three_quarters_of_the_memory_are_lent_less_the_pool() -> None:
+    offered = capability()
+    assert offered.cores == 8
+    assert offered.memory_bytes == 24 * GIB - 4 * WARM_BYTES
+    assert offered.slots == 16
+    assert offered.images == OneImage.images
+    assert (offered.cpu_model, offered.platform) == ("A CPU", "linux/x86_64")
+
+
+def test_the_lenders_limits_hold() -> None:
+    offered = capability("--cores", "2", "--memory", "4G", "--slots", "3", "--warm", "1")
+    assert offered.cores == 2
+    assert offered.memory_bytes == 4 * GIB - WARM_BYTES
+    assert offered.slots == 3
+
+
+def test_no_more_is_offered_than_there_is() -> None:
+    offered = capability("--cores", "100", "--memory", "1T")
+    assert offered.cores == 8
+    assert offered.memory_bytes < 32 * GIB
+
+
+def test_one_job_of_the_default_size_always_fits() -> None:
+    assert capability("--cores", "1", "--memory", "1G").memory_bytes == GIB
+
+
+@pytest.mark.parametrize(
+    ("arguments", "warm"),
+    [([], 4), (["--cores", "1"], 2), (["--cores", "0.4"], 1), (["--warm", "9"], 9)],
+)
+def test_the_pool_follows_the_cores_unless_it_is_set(arguments: list[str], warm: int) -> None:
+    assert warm_target(from_arguments(["--user", "a", *arguments], {}), FACTS) == warm
+
+
+def test_gpus_are_announced() -> None:
+    class OneGpu(NoGpus):
+        gpus = (Gpu(uuid="GPU-1", name="card", memory_bytes=GIB),)
+
+    settings = from_arguments(["--user", "a"], {})
+    assert capability_of(settings, FACTS, OneImage(), OneGpu()).gpus == OneGpu.gpus  # type: ignore[arg-type]
