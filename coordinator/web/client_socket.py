@@ -19,7 +19,6 @@ from gridx.protocol import (
     ClientWelcome,
     FromClient,
     JobChanged,
-    Output,
     Position,
     Refused,
     Submit,
@@ -216,7 +215,7 @@ class ClientSocket(WebSocketHandler):
         order = take_order(
             caller, message.job, cell=message.cell, inputs=message.inputs, must_have_id=True
         )
-        job_id = order.job.job_id or ""
+        job_id = order.job_id
         # Subscribed before the commit: no output of a new job can be missed.
         watcher = self._make_watcher(caller, job_id, Position())
         try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gridx.schemas import JobView
 
 from ..bus.base import Bus, job_subject
-from ..eventlog import EventLog
+from ..eventlog.base import EventLog
 from ..rules.scheduling import Scheduler
 from ..services.sign_in import Passwords
 from ..services.views import job_view

@@ -35,17 +35,10 @@ from ..services import (
     submit,
     views,
 )
-from ..services.submit import Order
-from ..store.records import (
-    Cancelled,
-    Ended,
-    JobRecord,
-    LiveAttempt,
-    Outcome,
-    QueuedJob,
-    Submitted,
-    WorkerRecord,
-)
+from ..services.cancel import Cancelled
+from ..services.outcome import Ended, Outcome
+from ..services.submit import Order, Submitted
+from ..store.records import Balance, JobRecord, LiveAttempt, QueuedJob, WorkerRecord
 from .connections import WorkerLink
 from .context import Context
 from .output import AttemptOutput
@@ -91,7 +84,7 @@ class Dispatcher:
         received_s = monotonic_s()
         job = order.job
         python = order.cell.python if order.cell else ""
-        job_id = job.job_id or ""
+        job_id = order.job_id
         shape = Shape.of(job.limits.request(), job.language, python)
         room = scheduler.place(shape, order.user)
         link = context.connections.find(room.worker_id) if room else None
@@ -126,8 +119,8 @@ class Dispatcher:
         context = self._context
         done = await context.store.run(cancel.cancel, context.settings, job_id, user)
         self._scheduler.dequeue(job_id)
-        if done.stop is not None and (link := context.connections.find(done.stop.worker_id)):
-            link.send(StopAttempt(job_id=job_id, attempt=done.stop.attempt))
+        if done.stop and (link := context.connections.find(done.job.worker_id)):
+            link.send(StopAttempt(job_id=job_id, attempt=done.job.attempt))
         if done.changed:
             if done.job.is_final:
                 context.outputs.close(job_id, done.job.attempt)
@@ -199,7 +192,8 @@ class Dispatcher:
         link.unnamed[job.job_id] = -1  # an attempt sent just now may be missing in one beat
         # A worker that said hello again meanwhile was counted anew, without this attempt.
         self._scheduler.take(worker.worker_id, job.job_id, shape)
-        context.outputs.open(job.job_id, job.attempt, worker.worker_id)
+        output = context.outputs.open(job.job_id, job.attempt, worker.worker_id)
+        output.timeout_s = job.job.limits.timeout_s
 
     async def _note_gone(self, worker: WorkerRecord) -> None:
         context = self._context
@@ -309,7 +303,12 @@ class Dispatcher:
         job_id, attempt = message.job_id, message.attempt
         try:
             done = await context.store.run(
-                hand_back.hand_back, job_id, attempt, link.worker, message.message[:500]
+                hand_back.hand_back,
+                context.settings,
+                job_id,
+                attempt,
+                link.worker,
+                message.message[:500],
             )
         except StaleLease:
             link.send(StopAttempt(job_id=job_id, attempt=attempt, fenced=True))
@@ -336,12 +335,14 @@ class Dispatcher:
         self._forget(worker_id, job_id, attempt)
         self._after_end(ended.job, ended.outcome, ended.balance, worker_id)
 
-    def _after_end(self, job: JobRecord, outcome: Outcome, balance: object, worker_id: str) -> None:
+    def _after_end(
+        self, job: JobRecord, outcome: Outcome, balance: Balance | None, worker_id: str
+    ) -> None:
         if outcome is Outcome.REQUEUED:
             self._requeue(job, worker_id)
             return
         self._context.counters.ended[job.state.value] += 1
-        self._context.publish_change(job, balance=balance)  # type: ignore[arg-type]
+        self._context.publish_change(job, balance=balance)
 
     def _requeue(self, job: JobRecord, worker_id: str) -> None:
         self._context.counters.requeued += 1
@@ -379,9 +380,7 @@ class Dispatcher:
 
     async def _lose(self, link: WorkerLink, job_id: str, attempt: int) -> None:
         context = self._context
-        ended = await context.store.run(
-            connect.lose, context.settings, job_id, attempt, link.worker
-        )
+        ended = await context.store.run(expire.lose, context.settings, job_id, attempt, link.worker)
         if ended is not None:
             self.note_ended(ended)
         elif link.attempts.get(job_id) == attempt:
@@ -406,27 +405,36 @@ class Dispatcher:
             del self._avoided_until_s[job_id]
             if job := self._scheduler.dequeue(job_id):
                 self._place_or_wait(WaitingJob(job.job_id, job.user, job.shape, job.tag))
+        await self._record_starts()
+        if await context.store.read(expire.find_due):
+            for ended in await context.store.run(expire.expire, context.settings):
+                self.note_ended(ended)
+
+    async def _record_starts(self) -> None:
+        """Write, in one go, which attempts have started; one that has ended already needs none."""
+        context = self._context
+        fresh = [
+            (output, link)
+            for output in context.outputs.live()
+            if output.started_us is not None
+            and not (output.is_start_recorded or output.is_finishing)
+            and (link := context.connections.find(output.worker_id))
+        ]
+        if not fresh:
+            return
         started = [
             start.Started(
                 job_id=output.job_id,
                 attempt=output.attempt,
                 worker_row_id=link.worker.row_id,
-                started_us=output.started_us,
+                started_us=output.started_us or 0,
+                timeout_s=output.timeout_s,
             )
-            for output in context.outputs.live()
-            if output.started_us is not None
-            and not output.is_start_recorded
-            and not output.is_finishing
-            and (link := context.connections.find(output.worker_id))
+            for output, link in fresh
         ]
-        if started:
-            await context.store.run(start.mark_started, context.settings, started)
-            for one in started:
-                if output := context.outputs.find(one.job_id, one.attempt):
-                    output.is_start_recorded = True
-        if await context.store.read(expire.find_due):
-            for ended in await context.store.run(expire.expire, context.settings):
-                self.note_ended(ended)
+        await context.store.run(start.mark_started, context.settings, started)
+        for output, _ in fresh:
+            output.is_start_recorded = True
 
 
 def _resend(output: AttemptOutput, offset: int) -> OutputResend:

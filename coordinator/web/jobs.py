@@ -38,7 +38,7 @@ class JobsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """``GET /jobs``: whose, how many, from where on (``next`` of the page before), in which state."""
 
     user_id: str | None = None
-    limit: Annotated[int, msgspec.Meta(ge=1, le=500)] = 50
+    limit: Annotated[int, msgspec.Meta(ge=1, le=200)] = 50
     before: str | None = None
     status: str | None = None
 

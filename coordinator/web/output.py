@@ -13,8 +13,9 @@ from collections.abc import AsyncIterator, Callable
 from gridx.errors import GridXError, ProtocolError
 from gridx.events import MAX_EVENT_BYTES
 from gridx.resources import KIB, MIB
+from gridx.schemas import MAX_TIMEOUT_S
 
-from ..eventlog import EventLog
+from ..eventlog.base import EventLog
 from ..services import views
 from ..store.engine import Store
 
@@ -69,6 +70,7 @@ class AttemptOutput:
         self.stored_end = stored_end
         self.is_in_log = stored_end > 0
         self.started_us: int | None = None
+        self.timeout_s = MAX_TIMEOUT_S  # of the job, for the limit that a start sets
         self.is_resend_asked = False
         self.is_finishing = False
         self.is_start_recorded = False

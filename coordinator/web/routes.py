@@ -29,7 +29,8 @@ from gridx.schemas import (
 
 from ..rules.access import Scope
 from . import accounts, jobs, metrics, system, workers
-from .base import Endpoint, UnsupportedContent
+from .base import Endpoint
+from .guard import UnsupportedContent
 
 JSON = "application/json"
 EVENT_STREAM = "text/event-stream"

@@ -36,9 +36,8 @@ from gridx.resources import Capability
 
 from ..bus.base import job_subject
 from ..rules.access import Scope
-from ..services import accounts, connect, enroll
+from ..services import accounts, connect, enroll, views
 from ..services.sign_in import sign_in
-from ..services import views
 from ..store.records import WorkerRecord
 from .base import as_gridx_error
 from .connections import WorkerLink
@@ -159,6 +158,7 @@ class WorkerSocket(WebSocketHandler):
             end = await context.outputs.stored_end(attempt.job_id, attempt.attempt)
             output = context.outputs.open(attempt.job_id, attempt.attempt, worker.worker_id, end)
             output.started_us = output.started_us or attempt.started_us
+            output.is_start_recorded = attempt.started_us is not None
             ends.append(StoredEnd(job_id=attempt.job_id, attempt=attempt.attempt, offset=end))
         link = WorkerLink(
             worker=worker,
@@ -290,9 +290,9 @@ class WorkerSocket(WebSocketHandler):
 
     def _show_started(self, output: AttemptOutput) -> None:
         context = self._context
-        if context.outputs.find(output.job_id, output.attempt) is output:
-            if context.bus.has_subscribers(job_subject(output.job_id)):
-                context.spawn(self._publish_started(output))
+        is_live = context.outputs.find(output.job_id, output.attempt) is output
+        if is_live and context.bus.has_subscribers(job_subject(output.job_id)):
+            context.spawn(self._publish_started(output))
 
     async def _publish_started(self, output: AttemptOutput) -> None:
         job = await self._context.store.read(views.get_job, output.job_id)

@@ -1,0 +1,358 @@
+"""Workers that do what a test tells them: the real protocol over a real socket, no sandbox.
+
+Each named double fails in the way that its name says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from tornado.websocket import WebSocketClientConnection, WebSocketClosedError, websocket_connect
+
+from gridx.events import Stream, encode_event
+from gridx.ids import new_worker_id
+from gridx.protocol import (
+    MAX_FRAME_BYTES,
+    OLDEST_PROTOCOL,
+    PROTOCOL,
+    AttemptFinished,
+    AttemptRef,
+    AttemptStarted,
+    FromWorker,
+    HandBack,
+    Heartbeat,
+    Hello,
+    Output,
+    OutputAck,
+    OutputResend,
+    Refused,
+    Settled,
+    StartAttempt,
+    StopAttempt,
+    ToWorker,
+    Welcome,
+    from_worker,
+    to_worker,
+)
+from gridx.resources import GIB, Capability, Image, Load, Usage
+from gridx.states import Cause
+
+M = TypeVar("M")
+PATIENCE_S = 20.0
+
+PYTHON_IMAGE = Image(name="gridx/python:3.11", digest="sha256:0", language="python", python="3.11")
+
+
+def offer(
+    *, cores: float = 4, memory_bytes: int = 8 * GIB, slots: int = 4, sandbox: str = "docker"
+) -> Capability:
+    """Return what a test's worker offers."""
+    return Capability(
+        cores=cores,
+        memory_bytes=memory_bytes,
+        slots=slots,
+        sandbox=sandbox,
+        images=(PYTHON_IMAGE,),
+    )
+
+
+def text_events(*texts: str, name: str = "stdout") -> bytes:
+    """Return a piece of output: one event for each text."""
+    return b"".join(encode_event(Stream(name=name, text=text)) for text in texts)  # type: ignore[arg-type]
+
+
+class ScriptedWorker:
+    """One worker. By itself it beats, and prints the code of each job back as its output."""
+
+    def __init__(
+        self,
+        ws_url: str,
+        *,
+        user: str = "lender",
+        name: str = "scripted",
+        worker_id: str | None = None,
+        capability: Capability | None = None,
+        password: str | None = None,
+        token: str | None = None,
+        beats: bool = True,
+        obeys: bool = True,
+    ) -> None:
+        self.ws_url, self.user, self.name = ws_url, user, name
+        self.worker_id = worker_id or new_worker_id()
+        self.capability = capability or offer()
+        self.password, self.token = password, token
+        self.beats, self.obeys = beats, obeys
+        self.received: list[ToWorker] = []
+        self.running: dict[str, int] = {}
+        self.welcome: Welcome | None = None
+        self.close_code: int | None = None
+        self._connection: WebSocketClientConnection | None = None
+        self._changed = asyncio.Condition()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    # --- connecting --------------------------------------------------------------------------
+
+    async def connect(self, *, running: Sequence[AttemptRef] = (), **hello: Any) -> ToWorker:
+        """Connect and say hello; return the answer (Welcome or Refused)."""
+        self._connection = await websocket_connect(
+            self.ws_url, max_message_size=MAX_FRAME_BYTES, ping_interval=0
+        )
+        assert self._connection.protocol is not None
+        self._connection.protocol.set_nodelay(True)  # else each answer waits 40 ms for an ack
+        fields: dict[str, Any] = {
+            "protocol_min": OLDEST_PROTOCOL,
+            "protocol_max": PROTOCOL,
+            "worker_id": self.worker_id,
+            "name": self.name,
+            "user": self.user,
+            "password": self.password,
+            "token": self.token,
+            "capability": self.capability,
+            "running": tuple(running),
+        }
+        self._spawn(self._read(self._connection))
+        self.send(Hello(**{**fields, **hello}))
+        answer = await self.expect((Welcome, Refused))
+        if isinstance(answer, Welcome):
+            self.welcome = answer
+            self.running = {one.job_id: one.attempt for one in answer.adopted}
+            if self.beats:
+                self._spawn(self._beat(answer.heartbeat_s))
+        return answer
+
+    async def __aenter__(self) -> Self:
+        answer = await self.connect()
+        assert isinstance(answer, Welcome), answer
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.leave()
+
+    async def leave(self) -> None:
+        """Close the connection in good order and end everything."""
+        if self._connection is not None:
+            self._connection.close()
+        await self._end_tasks()
+
+    def vanish(self) -> None:
+        """Cut the connection without a word, as a machine does that loses its power."""
+        assert self._connection is not None
+        protocol = self._connection.protocol
+        if protocol is not None:
+            protocol.stream.close()  # type: ignore[attr-defined]
+
+    async def _end_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- talking -----------------------------------------------------------------------------
+
+    def send(self, message: FromWorker) -> None:
+        """Send one message; into a connection that is gone it vanishes."""
+        self.send_raw(from_worker.encode(message))
+
+    def send_raw(self, data: bytes | str) -> None:
+        """Send one frame as it is."""
+        assert self._connection is not None
+        try:
+            future = self._connection.write_message(data, binary=isinstance(data, bytes))
+        except WebSocketClosedError:
+            return
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def _read(self, connection: WebSocketClientConnection) -> None:
+        while (data := await connection.read_message()) is not None:
+            assert isinstance(data, bytes)
+            message = to_worker.decode(data)
+            async with self._changed:
+                self.received.append(message)
+                self._changed.notify_all()
+            if self.obeys:
+                self._obey(message)
+        async with self._changed:
+            self.close_code = connection.close_code or 1006
+            self._changed.notify_all()
+
+    async def _beat(self, every_s: float) -> None:
+        while True:
+            running = tuple(AttemptRef(job_id=j, attempt=n) for j, n in self.running.items())
+            self.send(Heartbeat(running=running, load=Load(warm_sandboxes=2)))
+            await asyncio.sleep(every_s)
+
+    def _obey(self, message: ToWorker) -> None:
+        match message:
+            case StartAttempt():
+                self.running[message.job_id] = message.attempt
+                self._spawn(self.run(message))
+            case StopAttempt():
+                if message.fenced:
+                    self.running.pop(message.job_id, None)
+                else:
+                    self.finish(message, cause=Cause.CANCELLED, exit_code=None)
+            case Settled():
+                self.running.pop(message.job_id, None)
+            case _:
+                pass
+
+    async def expect(
+        self, kind: type[M] | tuple[type[M], ...], *, after: int = 0, **fields: Any
+    ) -> M:
+        """Return the first message of this kind (with these values) since index ``after``."""
+
+        def find() -> M | None:
+            for message in self.received[after:]:
+                if isinstance(message, kind) and all(
+                    getattr(message, name) == value for name, value in fields.items()
+                ):
+                    return message
+            return None
+
+        async with asyncio.timeout(PATIENCE_S), self._changed:
+            await self._changed.wait_for(lambda: find() is not None)
+            found = find()
+            assert found is not None
+            return found
+
+    async def closed(self) -> int:
+        """Wait until the coordinator has closed the connection; return the code."""
+        async with asyncio.timeout(PATIENCE_S), self._changed:
+            await self._changed.wait_for(lambda: self.close_code is not None)
+            assert self.close_code is not None
+            return self.close_code
+
+    # --- doing the job -----------------------------------------------------------------------
+
+    async def run(self, start: StartAttempt) -> None:
+        """Print the code back and complete; doubles do something else."""
+        self.started(start)
+        piece = text_events(start.job.code + "\n")
+        self.output(start, 0, piece)
+        self.finish(start, stream_bytes=len(piece))
+
+    def started(self, ref: Any) -> None:
+        self.send(AttemptStarted(job_id=ref.job_id, attempt=ref.attempt))
+
+    def output(self, ref: Any, offset: int, data: bytes) -> None:
+        self.send(Output(job_id=ref.job_id, attempt=ref.attempt, offset=offset, data=data))
+
+    def finish(
+        self,
+        ref: Any,
+        *,
+        cause: Cause = Cause.COMPLETED,
+        exit_code: int | None = 0,
+        stream_bytes: int = 0,
+        result: bytes | None = None,
+        message: str = "",
+        wall_s: float = 3600.0,
+    ) -> None:
+        self.send(
+            AttemptFinished(
+                job_id=ref.job_id,
+                attempt=ref.attempt,
+                cause=cause,
+                exit_code=exit_code,
+                message=message,
+                stream_bytes=stream_bytes,
+                result=result,
+                usage=Usage(wall_s=wall_s),
+            )
+        )
+
+
+class WorkerByHand(ScriptedWorker):
+    """Does nothing by itself but beat: the test sends each message."""
+
+    async def run(self, start: StartAttempt) -> None:
+        """Leave it to the test."""
+
+
+class WorkerThatVanishes(ScriptedWorker):
+    """Starts its job, prints a line, then loses its connection and never comes back."""
+
+    async def run(self, start: StartAttempt) -> None:
+        self.started(start)
+        self.output(start, 0, text_events("before the end\n"))
+        # The acknowledgement shows that the coordinator has it; only then the power fails.
+        await self.expect(OutputAck, job_id=start.job_id)
+        self.vanish()
+
+
+class WorkerThatNeverStarts(ScriptedWorker):
+    """Takes jobs and says nothing of them, not even in its heartbeats."""
+
+    async def run(self, start: StartAttempt) -> None:
+        self.running.pop(start.job_id, None)
+
+
+class WorkerThatHandsBack(ScriptedWorker):
+    """Hands every job back."""
+
+    async def run(self, start: StartAttempt) -> None:
+        self.running.pop(start.job_id, None)
+        self.send(HandBack(job_id=start.job_id, attempt=start.attempt, message="going home"))
+
+
+class WorkerThatFails(ScriptedWorker):
+    """Cannot run anything: the infrastructure's fault."""
+
+    async def run(self, start: StartAttempt) -> None:
+        self.finish(start, cause=Cause.SANDBOX_FAILED, exit_code=None, message="no space left")
+
+
+class WorkerThatResends(ScriptedWorker):
+    """Sends pieces out of order, twice and cut, and answers OutputResend as a worker must."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.streams: dict[str, tuple[StartAttempt, bytes]] = {}
+
+    async def run(self, start: StartAttempt) -> None:
+        texts = [f"line {number}\n" for number in range(20)]
+        pieces = [text_events(text) for text in texts]
+        whole = b"".join(pieces)
+        self.streams[start.job_id] = (start, whole)
+        self.started(start)
+        begin = [sum(map(len, pieces[:number])) for number in range(len(pieces))]
+        self.output(start, begin[0], pieces[0])
+        self.output(start, begin[0], pieces[0])  # doubled
+        self.output(start, begin[5], pieces[5])  # a gap
+        await self.expect(OutputResend, job_id=start.job_id)
+        self.output(start, 0, b"".join(pieces[:3]))  # overlaps what is known
+        self.output(start, begin[2], b"".join(pieces[2:10]))
+        self.finish(start, stream_bytes=len(whole))  # too early: half of it is missing
+
+    def _obey(self, message: ToWorker) -> None:
+        super()._obey(message)
+        if isinstance(message, OutputResend) and message.offset > 0:
+            start, whole = self.streams[message.job_id]
+            self.output(start, message.offset, whole[message.offset :])
+            self.finish(start, stream_bytes=len(whole))
+
+
+@asynccontextmanager
+async def workers(*many: ScriptedWorker) -> AsyncIterator[None]:
+    """Connect all of them; let all of them go at the end."""
+    try:
+        for worker in many:
+            answer = await worker.connect()
+            assert isinstance(answer, Welcome), answer
+        yield
+    finally:
+        for worker in many:
+            await worker.leave()

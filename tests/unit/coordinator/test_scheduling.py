@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coordinator.rules.scheduling import QueuedJob, Scheduler, Shape, explain
+from gridx.resources import GIB, Capability, Gpu, Image, Load
+
+SMALL = Shape(1.0, GIB, 0, "python", "")
+
+
+def capability(
+    cores: float = 2,
+    memory_gib: int = 8,
+    slots: int = 4,
+    *,
+    sandbox: str = "docker",
+    python: str = "3.11",
+    gpus: int = 0,
+) -> Capability:
+    return Capability(
+        cores=cores,
+        memory_bytes=memory_gib * GIB,
+        slots=slots,
+        sandbox=sandbox,
+        images=(Image(name="i", digest="d", language="python", python=python),),
+        gpus=tuple(Gpu(uuid=str(n), name="g", memory_bytes=GIB) for n in range(gpus)),
+    )
+
+
+def scheduler(**workers: Capability) -> Scheduler:
+    made = Scheduler()
+    for name, offered in workers.items():
+        made.add_worker(name, f"owner-of-{name}", offered, ())
+    return made
+
+
+def job(number: int, *, user: str = "alice", shape: Shape = SMALL, tag: float = 0) -> QueuedJob:
+    return QueuedJob(f"job_{number}", user, shape, tag or number)
+
+
+def test_the_smallest_tag_is_next_whatever_the_order_of_arrival() -> None:
+    queue = scheduler(w=capability())
+    for number in (3, 1, 2):
+        queue.enqueue(job(number))
+    found = []
+    while (head := queue.next_for("w")) is not None:
+        found.append(head.job_id)
+        queue.dequeue(head.job_id)
+    assert found == ["job_1", "job_2", "job_3"]
+
+
+def test_a_worker_never_holds_more_than_its_capability() -> None:
+    queue = scheduler(w=capability(cores=2))
+    for number in range(3):
+        worker = queue.place(SMALL, "alice")
+        if number < 2:
+            assert worker is not None
+            queue.take("w", f"job_{number}", SMALL)
+        else:
+            assert worker is None
+    queue.give_back("w", "job_0")
+    assert queue.place(SMALL, "alice") is not None
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        Shape(3.0, GIB, 0, "python", ""),
+        Shape(1.0, 9 * GIB, 0, "python", ""),
+        Shape(1.0, GIB, 1, "python", ""),
+        Shape(1.0, GIB, 0, "bash", ""),
+        Shape(1.0, GIB, 0, "python", "3.12"),
+    ],
+)
+def test_a_job_that_no_worker_can_run_waits(shape: Shape) -> None:
+    queue = scheduler(w=capability())
+    queue.enqueue(job(1, shape=shape))
+    assert queue.place(shape, "alice") is None
+    assert queue.next_for("w") is None
+
+
+def test_a_large_job_at_the_head_does_not_hold_up_a_small_one() -> None:
+    queue = scheduler(w=capability(cores=2))
+    queue.enqueue(job(1, shape=Shape(8.0, GIB, 0, "python", "")))
+    queue.enqueue(job(2))
+    head = queue.next_for("w")
+    assert head is not None
+    assert head.job_id == "job_2"
+
+
+def test_a_process_sandbox_takes_only_its_owners_jobs() -> None:
+    queue = scheduler(w=capability(sandbox="process"))
+    assert queue.place(SMALL, "stranger") is None
+    assert queue.place(SMALL, "owner-of-w") is not None
+    queue.enqueue(job(1, user="stranger"))
+    queue.enqueue(job(2, user="owner-of-w"))
+    head = queue.next_for("w")
+    assert head is not None
+    assert head.job_id == "job_2"
+
+
+def test_a_job_avoids_the_worker_that_handed_it_back() -> None:
+    queue = scheduler(w=capability(), other=capability())
+    avoided = job(1)
+    avoided.avoid = frozenset({"w"})
+    queue.enqueue(avoided)
+    queue.enqueue(job(2))
+    head, elsewhere = queue.next_for("w"), queue.next_for("other")
+    assert head is not None
+    assert elsewhere is not None
+    assert (head.job_id, elsewhere.job_id) == ("job_2", "job_1")
+    placed = queue.place(SMALL, "alice", avoid={"w"})
+    assert placed is not None
+    assert placed.worker_id == "other"
+
+
+def test_a_warm_worker_is_preferred_and_then_the_less_busy_one() -> None:
+    queue = scheduler(cold=capability(), warm=capability())
+    queue.note_load("warm", Load(warm_sandboxes=1))
+    first = queue.place(SMALL, "alice")
+    assert first is not None
+    assert first.worker_id == "warm"
+    queue.take("warm", "job_1", SMALL)
+    second = queue.place(SMALL, "alice")
+    assert second is not None
+    assert second.worker_id == "cold"
+
+
+def test_a_worker_that_comes_back_is_counted_with_what_it_runs() -> None:
+    queue = Scheduler()
+    queue.add_worker("w", "bob", capability(cores=2), [("job_1", SMALL), ("job_2", SMALL)])
+    assert queue.place(SMALL, "alice") is None
+    queue.remove_worker("w")
+    assert queue.find_worker("w") is None
+    assert queue.place(SMALL, "alice") is None
+
+
+def test_a_worker_that_offers_less_keeps_what_it_runs_and_gets_no_more() -> None:
+    queue = scheduler(w=capability(cores=2))
+    queue.take("w", "job_1", SMALL)
+    queue.change_worker("w", capability(slots=0))
+    assert queue.place(SMALL, "alice") is None
+    room = queue.find_worker("w")
+    assert room is not None
+    assert room.held == {"job_1": SMALL}
+
+
+def test_every_worker_with_room_gets_its_turn_in_a_large_grid() -> None:
+    queue = scheduler(**{f"w{number}": capability() for number in range(100)})
+    for number in range(100):
+        worker = queue.place(SMALL, "alice")
+        assert worker is not None
+        queue.take(worker.worker_id, f"job_{number}", SMALL)
+    assert sum(1 for worker in queue.workers() if worker.held) > 50
+
+
+def test_fair_tags_give_a_newcomer_its_turn() -> None:
+    queue = scheduler(w=capability())
+    for number in range(100):
+        queue.enqueue(job(number, user="flood", tag=float(number + 1)))
+    queue.enqueue(job(1000, user="newcomer", tag=queue.virtual_time + 1.5))
+    order = []
+    for _ in range(3):
+        head = queue.next_for("w")
+        assert head is not None
+        order.append(head.user)
+        queue.dequeue(head.job_id)
+    assert order == ["flood", "newcomer", "flood"]
+
+
+def test_dead_entries_do_not_pile_up() -> None:
+    queue = scheduler(w=capability(slots=0))
+    queue.enqueue(job(1_000_000))
+    for number in range(10_000):
+        queue.enqueue(job(number))
+        queue.dequeue(f"job_{number}")
+    assert queue.queued == 1
+    assert len(queue._lines[SMALL].heap) < 200
+    assert len(queue._lines_by_user[SMALL, "alice"].heap) < 200
+
+
+@pytest.mark.parametrize(
+    ("shape", "user", "workers", "expected"),
+    [
+        (SMALL, "a", {}, "No worker is online: it starts as soon as one joins."),
+        (
+            Shape(1.0, 8 * GIB, 0, "python", ""),
+            "a",
+            {
+                "x": capability(memory_gib=4),
+                "y": capability(memory_gib=2),
+                "z": capability(slots=0),
+            },
+            "3 workers online: 2 lack 8 GiB, 1 busy",
+        ),
+        (
+            SMALL,
+            "a",
+            {"x": capability(sandbox="process")},
+            "1 worker online: 1 takes only their owner's jobs",
+        ),
+        (
+            Shape(1.0, GIB, 2, "python", "3.12"),
+            "a",
+            {"x": capability(), "y": capability(python="3.12", gpus=1)},
+            "2 workers online: 1 lacks Python 3.12, 1 lacks 2 GPUs",
+        ),
+        (
+            Shape(16.0, GIB, 0, "python", ""),
+            "a",
+            {"x": capability()},
+            "1 worker online: 1 lacks 16 cores",
+        ),
+    ],
+)
+def test_a_waiting_job_says_why(
+    shape: Shape, user: str, workers: dict[str, Capability], expected: str
+) -> None:
+    assert explain(shape, user, scheduler(**workers).workers()) == expected
+
+
+_events = st.lists(
+    st.tuples(st.sampled_from(["enqueue", "pull", "end", "leave", "join"]), st.integers(0, 9)),
+    max_size=60,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(_events)
+def test_any_order_of_events_keeps_the_room_right(events: list[tuple[str, int]]) -> None:
+    queue = scheduler(w0=capability(), w1=capability(cores=1))
+    running: dict[str, str] = {}
+    for number, (event, which) in enumerate(events):
+        worker_id = f"w{which % 2}"
+        if event == "enqueue":
+            queue.enqueue(job(number))
+        elif event == "pull" and (head := queue.next_for(worker_id)):
+            queue.dequeue(head.job_id)
+            queue.take(worker_id, head.job_id, head.shape)
+            running[head.job_id] = worker_id
+        elif event == "end" and running:
+            job_id = sorted(running)[which % len(running)]
+            queue.give_back(running.pop(job_id), job_id)
+        elif event == "leave":
+            queue.remove_worker(worker_id)
+            running = {j: w for j, w in running.items() if w != worker_id}
+        elif event == "join" and queue.find_worker(worker_id) is None:
+            queue.add_worker(worker_id, "bob", capability(), ())
+        for room in queue.workers():
+            assert set(room.held) == {j for j, w in running.items() if w == room.worker_id}
+            assert room.free_cores >= 0
+            assert (room.place >= 0) == (room.free_cores > 0 and room.free_slots > 0)
