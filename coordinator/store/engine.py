@@ -105,7 +105,7 @@ class Store:
     def _prepare(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock()
-        engine = _writer_engine(self.path)
+        engine = writer_engine(self.path)
         try:
             schema.upgrade(engine, before=lambda version: _back_up(self.path, version))
         finally:
@@ -185,7 +185,7 @@ class Store:
     def _reader(self) -> Connection:
         connection: Connection | None = getattr(self._reader_connections, "it", None)
         if connection is None:
-            engine = _reader_engine(self.path)
+            engine = reader_engine(self.path)
             connection = engine.connect()
             self._reader_connections.it = connection
             self._open_readers.append((engine, connection))
@@ -194,7 +194,7 @@ class Store:
     # --- the writer thread ------------------------------------------------------------------
 
     def _write_loop(self) -> None:
-        engine = _writer_engine(self.path)
+        engine = writer_engine(self.path)
         try:
             with engine.connect() as tx:
                 while (group := self._next_group()) is not None:
@@ -286,7 +286,8 @@ def _savepoint(tx: Connection) -> Iterator[_Savepoint]:
     raw.execute("RELEASE op")
 
 
-def _writer_engine(path: Path) -> Engine:
+def writer_engine(path: Path) -> Engine:
+    """Return the engine of the one connection that writes to the file (or ":memory:")."""
     engine = sa.create_engine(
         f"sqlite:///{path}", poolclass=StaticPool, connect_args={"check_same_thread": False}
     )
@@ -306,7 +307,8 @@ def _writer_engine(path: Path) -> Engine:
     return engine
 
 
-def _reader_engine(path: Path) -> Engine:
+def reader_engine(path: Path) -> Engine:
+    """Return the engine of a connection that only reads."""
     engine = sa.create_engine(
         f"sqlite:///file:{path}?mode=ro&uri=true",
         poolclass=StaticPool,

@@ -1,0 +1,83 @@
+"""When a lease stands, when it is over, and what a worker that comes back keeps."""
+
+from __future__ import annotations
+
+import pytest
+
+from coordinator.rules.leases import (
+    EndOfLease,
+    Lease,
+    adopt,
+    after,
+    due_when_granted,
+    due_when_started,
+    find_end,
+    paid_until,
+    reason_for_loss,
+)
+
+NOW = 1_000_000_000
+
+
+def lease(**changes: int | None) -> Lease:
+    return Lease(**{"claimed_us": NOW - 500, "due_us": NOW + 1, **changes})  # type: ignore[arg-type]
+
+
+def test_a_lease_of_a_connected_worker_stands() -> None:
+    assert find_end(lease(), NOW) is None
+
+
+def test_the_grace_keeps_a_lease_until_its_last_microsecond() -> None:
+    assert find_end(lease(lease_us=NOW + 1), NOW) is None
+    assert find_end(lease(lease_us=NOW), NOW) is EndOfLease.VANISHED
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({}, EndOfLease.NEVER_STARTED),
+        ({"started_us": NOW - 100}, EndOfLease.OVERRUN),
+        ({"cancel_us": NOW - 50}, EndOfLease.CANCEL_UNANSWERED),
+        ({"started_us": NOW - 100, "cancel_us": NOW - 50}, EndOfLease.CANCEL_UNANSWERED),
+        ({"lease_us": NOW, "cancel_us": NOW - 50}, EndOfLease.VANISHED),
+    ],
+)
+def test_a_limit_that_has_passed_says_which_it_was(
+    changes: dict[str, int], why: EndOfLease
+) -> None:
+    assert find_end(lease(due_us=NOW, **changes), NOW) is why
+
+
+def test_limits_are_counted_from_the_claim_and_from_the_start() -> None:
+    assert due_when_granted(NOW, 120.0) == NOW + 120_000_000
+    assert due_when_started(NOW, 60.0, 30.5) == NOW + 90_500_000
+    assert after(NOW, 0.25) == NOW + 250_000
+
+
+def test_a_cancelled_attempt_without_report_is_paid_up_to_the_last_sign_of_life() -> None:
+    assert paid_until(lease(), NOW) == NOW
+    assert paid_until(lease(heard_us=NOW - 30), NOW) == NOW - 30
+    assert paid_until(lease(heard_us=NOW - 30, cancel_us=NOW - 40), NOW) == NOW - 40
+
+
+@pytest.mark.parametrize("why", EndOfLease)
+def test_every_loss_is_told_in_a_sentence(why: EndOfLease) -> None:
+    reason = reason_for_loss(why, 3)
+    assert reason.code == "worker_lost"
+    assert "3 times" in reason.message
+    assert reason.message.endswith(".")
+    assert reason.hint
+
+
+def test_a_worker_that_comes_back_keeps_what_it_names_and_drops_what_is_not_its_own() -> None:
+    a, b, c = ("job_a", 1), ("job_b", 1), ("job_c", 2)
+    decided = adopt(named=[a, b, a], live=[a, c])
+    assert decided.adopted == (a,)
+    assert decided.stop == (b,)
+    assert decided.lost == (c,)
+
+
+def test_another_attempt_of_the_same_job_is_another_lease() -> None:
+    decided = adopt(named=[("job_a", 1)], live=[("job_a", 2)])
+    assert (decided.adopted, decided.stop) == ((), (("job_a", 1),))
+    assert decided.lost == (("job_a", 2),)
