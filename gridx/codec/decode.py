@@ -150,10 +150,11 @@ class Decoder:
         self.memo.append(made)
         return made
 
-    def skip_to(self, number: int) -> None:
-        """Leave numbers out up to ``number``: those of a value that could not be decoded."""
-        self.check(len(self.memo) <= number <= len(self.memo) + self.limits.nodes, "numbering")
-        self.memo += [_PENDING] * (number - len(self.memo))
+    def begin_at(self, number: int, *, after_loss: bool) -> None:
+        """Check that the next container gets ``number``; fill the gap of a value that was lost."""
+        gap = number - len(self.memo)
+        self.check(gap == 0 or (after_loss and 0 < gap <= self.limits.nodes), "numbering")
+        self.memo += [_PENDING] * gap
 
     def reserve(self) -> int:
         """Number a value that does not exist yet, for ``settle``."""

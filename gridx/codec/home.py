@@ -255,7 +255,7 @@ class _Homecoming:
             in_place=updated,
         )
         for name, start, node in message.entries:
-            decoder.skip_to(start)
+            decoder.begin_at(start, after_loss=bool(decoded.warnings))
             try:
                 decoded.values[name] = decoder.guarded(node)
             except LibraryMissing as exc:

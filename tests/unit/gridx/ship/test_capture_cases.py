@@ -12,11 +12,12 @@ from typing import Any
 
 import IPython.core.inputtransformer2  # noqa: F401  # magics are understood where it is loaded
 import pytest
-from capture_cases import CASES, Case
-from fresh_process import FreshProcesses
 
 from gridx.errors import CaptureError
 from gridx.ship.capture import Captured, capture
+
+from ..fresh_process import FreshProcesses
+from .capture_cases import CASES, Case
 
 _BY_NAME = {case.name: case for case in CASES}
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fresh_process import FreshProcesses
+
+from .fresh_process import FreshProcesses
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import json
 import struct
 import subprocess
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 _SERVER = """
@@ -16,6 +17,7 @@ import ast, asyncio, inspect, io, json, os, struct, sys, traceback, types, warni
 warnings.simplefilter("ignore")
 import numpy, pandas
 from IPython.core.interactiveshell import InteractiveShell
+from gridx.codec.results import encode_result, snapshot
 from gridx.ship.restore import restore
 
 def read(stream):
@@ -45,17 +47,23 @@ def child(head, payload):
     sys.modules["__main__"] = main
     main.__dict__["__builtins__"] = __builtins__
     sys.stdout = out = io.StringIO()
-    error = None
+    error = before = None
     try:
         if payload:
             restore(payload, main.__dict__)
+        before = snapshot(main.__dict__, head["inputs"])
         if head["ipython"]:
             run_in_shell(head["cell"], main)
         else:
             run_plain(head["cell"], main.__dict__)
     except BaseException as exc:
         error = f"{type(exc).__name__}: {exc}"
-    return {"out": out.getvalue(), "error": error}
+    result = b""
+    if before is not None:
+        result = encode_result(
+            before, main.__dict__, expected=head["expected"], cell=head["cell"]
+        )
+    return {"out": out.getvalue(), "error": error, "result": result.hex()}
 
 stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
 while True:
@@ -86,12 +94,25 @@ class FreshProcesses:
             [sys.executable, "-c", _SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
 
-    def run(self, cell: str, payload: bytes, *, ipython: bool = False) -> dict[str, Any]:
-        """Return ``out`` (stdout) and ``error`` (text, or None) of ``cell``."""
+    def run(
+        self,
+        cell: str,
+        payload: bytes,
+        *,
+        ipython: bool = False,
+        inputs: Iterable[str] = (),
+        expected: Iterable[str] | None = None,
+    ) -> dict[str, Any]:
+        """Return ``out`` (stdout), ``error`` (text, or None) and ``result`` (hex) of ``cell``."""
         assert self._server.stdin is not None
         assert self._server.stdout is not None
-        head = json.dumps({"cell": cell, "ipython": ipython}).encode()
-        for part in (head, payload):
+        head = {
+            "cell": cell,
+            "ipython": ipython,
+            "inputs": list(inputs),
+            "expected": None if expected is None else list(expected),
+        }
+        for part in (json.dumps(head).encode(), payload):
             self._server.stdin.write(struct.pack("<I", len(part)) + part)
         self._server.stdin.flush()
         (size,) = struct.unpack("<I", self._server.stdout.read(4))

@@ -1,0 +1,235 @@
+"""One value of each kind that the codec knows, and how two of them are compared."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime as dt
+import decimal
+import enum
+import fractions
+import pathlib
+import sys
+import types
+import typing
+import uuid
+import zoneinfo
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import scipy.sparse as sp
+from PIL import Image
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Point:
+    """A dataclass of the notebook."""
+
+    x: int
+    y: object = None
+
+
+class Plain:
+    """A plain class of the notebook, with a cycle."""
+
+    def __init__(self) -> None:
+        self.parts = [1]
+        self.me = self
+
+
+class Colour(enum.Enum):
+    """An enum of the notebook."""
+
+    R = 1
+    G = 2
+
+
+class Named(typing.NamedTuple):
+    """A named tuple of the notebook."""
+
+    a: int
+    b: str = "z"
+
+
+NOTEBOOK_CLASSES = (Point, Plain, Colour, Named)
+for _cls in NOTEBOOK_CLASSES:
+    _cls.__module__ = "__main__"
+NAMESPACE: dict[str, Any] = {cls.__name__: cls for cls in NOTEBOOK_CLASSES}
+
+
+def as_main() -> types.ModuleType:
+    """Return a module that holds the notebook's classes as ``__main__`` would."""
+    main = types.ModuleType("__main__")
+    vars(main).update(NAMESPACE)
+    return main
+
+
+def same(a: Any, b: Any) -> bool:
+    """Return whether ``a`` and ``b`` are of one type and hold the same."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, np.ndarray):
+        return _same_arrays(a, b)
+    if isinstance(a, pd.DataFrame):
+        pd.testing.assert_frame_equal(a, b)
+        return True
+    if isinstance(a, pd.Series):
+        pd.testing.assert_series_equal(a, b)
+        return True
+    if isinstance(a, pd.Index):
+        pd.testing.assert_index_equal(a, b, exact=True)
+        return True
+    if sp.issparse(a):
+        return (a != b).nnz == 0 and a.dtype == b.dtype
+    if type(a).__module__.partition(".")[0] in ("polars", "pyarrow"):
+        return bool(a.equals(b))
+    if isinstance(a, Image.Image):
+        return a.mode == b.mode and a.tobytes() == b.tobytes()
+    if isinstance(a, (list, tuple, collections.deque)):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, Point):
+        return a.x == b.x and same(a.y, b.y)
+    if isinstance(a, (set, frozenset)):
+        return a == b or (len(a) == len(b) and all(any(same(x, y) for y in b) for x in a))
+    if a is pd.NA or a is pd.NaT:
+        return a is b
+    return bool(a == b or (a != a and b != b))
+
+
+def _same_arrays(a: Any, b: Any) -> bool:
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    if a.dtype.hasobject:
+        return all(map(same, a.ravel(), b.ravel()))
+    return np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()
+
+
+_random = np.random.default_rng(0)
+_levels = pd.MultiIndex.from_product([["a", "b"], [1, 2]], names=["u", None])
+FRAME = pd.DataFrame(
+    {
+        "f": _random.random(4),
+        "i": range(4),
+        "s": ["x", None, "é", "z"],
+        "o": pd.Series([1, "a", None, (1, 2)], dtype=object),
+        "c": pd.Categorical(["a", "b", None, "a"], ordered=True),
+        "t": pd.date_range("2020", periods=4, tz="Europe/Berlin"),
+        "n": pd.array([1, None, 3, 4], dtype="Int64"),
+        "b": pd.array([True, None, False, True], dtype="boolean"),
+        "d": pd.to_timedelta([1, 2, 3, 4], unit="s"),
+        "sp": pd.array(["q", None, "w", "e"], dtype=pd.StringDtype("python", na_value=pd.NA)),
+    }
+).set_index(_levels)
+
+VALUES: list[Any] = [
+    None,
+    True,
+    -(2**63),
+    2**63,
+    10**300,
+    1.5,
+    float("nan"),
+    float("-inf"),
+    "é",
+    "\ud800",
+    b"x" * 9000,
+    bytearray(b"ab"),
+    1 + 2j,
+    [1, [2]],
+    (1, (2,)),
+    {"a": {1: 2}},
+    {1, 2},
+    frozenset({(1, 2)}),
+    [float(i) for i in range(100)],
+    list(range(-50, 50)),
+    [True, False] * 50,
+    ["é", "", "\ud800x"] * 20,
+    [2**70] * 40,
+    [1, 2.0] * 40,
+    range(1, 9, 2),
+    slice(1, None),
+    ...,
+    NotImplemented,
+    dt.datetime(2020, 1, 2, 3, 4, 5, 6, tzinfo=dt.UTC),
+    dt.datetime(2020, 1, 2, tzinfo=zoneinfo.ZoneInfo("Europe/Paris"), fold=1),
+    dt.date(1, 1, 1),
+    dt.time(1, 2, tzinfo=dt.timezone(dt.timedelta(hours=2))),
+    dt.timedelta(-1, 2, 3),
+    dt.UTC,
+    zoneinfo.ZoneInfo("Europe/Paris"),
+    decimal.Decimal("-1.50E+7"),
+    decimal.Decimal("NaN"),
+    fractions.Fraction(10**40, 3),
+    uuid.UUID(int=5),
+    pathlib.Path("/a/b"),
+    collections.OrderedDict(a=1),
+    collections.Counter("aab"),
+    collections.defaultdict(list, {1: [2]}),
+    collections.deque([1, 2], maxlen=3),
+    np.float32(1.5),
+    np.int64(-3),
+    np.datetime64("2020-01-01", "ns"),
+    np.bool_(True),
+    np.str_("ab"),
+    np.zeros((0, 3)),
+    np.arange(6).reshape(2, 3).T,
+    np.array(5.0),
+    np.array([("a", 1, [1, 2])], dtype=[("n", "U3"), ("v", "<f4"), ("w", "i2", (2,))]),
+    np.array(["a", None, [1]], dtype=object),
+    np.array([True, False]),
+    np.array(["é", "bb"]),
+    np.array([b"a"]),
+    np.arange(3, dtype=">i4"),
+    np.array([1 + 2j], dtype="c8"),
+    pd.Timestamp("2020-01-01", tz="UTC"),
+    pd.Timestamp("2020-01-01 00:00:00.123456789"),
+    pd.Timedelta("1s"),
+    pd.NA,
+    pd.NaT,
+    FRAME,
+    FRAME.reset_index(drop=True),
+    pd.DataFrame(),
+    pd.DataFrame({("a", 1): [1], ("b", 2): [2]}),
+    pd.DataFrame({"name": ["a", "b", None]}),
+    pd.Series([1, 2], name="q"),
+    pd.Series(["a", "b"]),
+    pd.date_range("2020", periods=3, freq="D"),
+    pd.RangeIndex(5),
+    _levels,
+    sp.random(20, 30, density=0.1, format="csr", random_state=1),
+    sp.coo_array(sp.random(5, 5, density=0.3, random_state=1)),
+    sp.csc_matrix((3, 3)),
+    pa.table(
+        {
+            "a": [1, None],
+            "s": ["x", "y"],
+            "l": [[1], [2, 3]],
+            "st": [{"k": 1}, {"k": None}],
+            "ts": pa.array([0, 1], pa.timestamp("us", "UTC")),
+            "de": pa.array([decimal.Decimal("1.20"), None], pa.decimal128(10, 2)),
+        }
+    ),
+    pa.array([1, 2, 3]).slice(1),
+    Image.new("RGB", (3, 2), (1, 2, 3)),
+    Image.new("1", (9, 2), 1),
+    Image.new("RGB", (2, 2), (9, 9, 9)).convert("P"),
+    Point(1, [2]),
+    {Point(1), Point(2)},
+    Colour.G,
+    Named(3),
+    [Point(1), Colour.R],
+]
+# polars and torch are no dependencies of ours: their values join where they are installed.
+if find_spec("polars") is not None:
+    import polars as pl
+
+    VALUES.append(pl.DataFrame({"a": [1, 2], "s": ["x", None], "d": [dt.date(2020, 1, 1)] * 2}))
+if "torch" in sys.modules:
+    import torch
+
+    VALUES.append(torch.arange(6.0).reshape(2, 3))

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import builtins
+import collections
+import pickle
+import threading
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from gridx.codec import Opaque, decode, encode, user_classes
+
+from .sample_values import NAMESPACE, VALUES, Colour, Plain, Point, same
+
+_CLASSES = user_classes(NAMESPACE)
+
+
+def _back(value: Any) -> Any:
+    return decode(encode(value), classes=_CLASSES)
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
+def test_a_value_of_each_kind_comes_back_the_same(value: Any) -> None:
+    back = _back(value)
+    assert not isinstance(back, Opaque), back
+    assert same(value, back)
+
+
+def _scalars() -> st.SearchStrategy[Any]:
+    zones = st.none() | st.timezones()
+    return (
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats()
+        | st.text()
+        | st.binary()
+        | st.complex_numbers()
+        | st.decimals(allow_nan=False)
+        | st.fractions()
+        | st.datetimes(timezones=zones)
+        | st.dates()
+        | st.times()
+        | st.timedeltas()
+        | st.uuids()
+    )
+
+
+def _hashable() -> st.SearchStrategy[Any]:
+    leaves = (
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False)
+        | st.text()
+        | st.binary()
+        | st.fractions()
+        | st.dates()
+        | st.uuids()
+    )
+    return st.recursive(
+        leaves, lambda part: st.tuples(part) | st.frozensets(part, max_size=3), max_leaves=4
+    )
+
+
+def _arrays() -> st.SearchStrategy[Any]:
+    numbers = hnp.integer_dtypes() | hnp.floating_dtypes()
+    dtypes = (
+        hnp.scalar_dtypes()
+        | hnp.unicode_string_dtypes()
+        | hnp.byte_string_dtypes()
+        | hnp.datetime64_dtypes()
+        | hnp.array_dtypes(numbers, max_size=3)
+    )
+    shapes = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
+    return hnp.arrays(dtype=dtypes, shape=shapes)
+
+
+def _values() -> st.SearchStrategy[Any]:
+    return st.recursive(
+        _scalars() | _arrays(),
+        lambda part: (
+            st.lists(part, max_size=4)
+            | st.lists(st.floats(), min_size=32, max_size=40)
+            | st.lists(st.text(), min_size=32, max_size=34)
+            | st.tuples(part, part)
+            | st.dictionaries(_hashable(), part, max_size=4)
+            | st.sets(_hashable(), max_size=3)
+            | st.builds(Point, st.integers(), part)
+        ),
+        max_leaves=12,
+    )
+
+
+@settings(
+    max_examples=300,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
+@given(_values())
+def test_any_nesting_of_values_comes_back_the_same(value: Any) -> None:
+    data = encode(value)
+    back = decode(data, classes=_CLASSES)
+    # A dtype that has no safe form travels closed; everything else is equal.
+    assert "gridx.Opaque" in repr(back) or encode(back) == data or same(value, back)
+
+
+def test_one_object_under_two_places_stays_one_object() -> None:
+    inner = [1]
+    outer: list[Any] = [inner, inner, {"k": inner}]
+    outer.append(outer)
+    back = _back(outer)
+    assert back[0] is back[1] is back[2]["k"]
+    assert back[3] is back
+
+
+def test_an_array_under_two_names_stays_one_array() -> None:
+    array = np.arange(3)
+    first, second = _back([array, array])
+    assert first is second
+    first[0] = 9
+    assert second[0] == 9
+
+
+def test_a_packed_list_that_is_shared_stays_shared() -> None:
+    numbers = [float(i) for i in range(50)]
+    first, second, words = _back([numbers, numbers, ["a"] * 50])
+    assert first is second
+    assert words == ["a"] * 50
+
+
+def test_an_instance_with_a_cycle_comes_back_without_its_init_being_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = Plain()
+    data = encode(plain)
+    monkeypatch.setattr(Plain, "__init__", lambda self: 1 / 0)
+    back = decode(data, classes=_CLASSES)
+    assert back.me is back
+    assert back.parts == [1]
+
+
+def test_what_follows_a_value_that_cannot_be_encoded_still_refers_to_the_right_objects() -> None:
+    shared = [1]
+    frame = pd.DataFrame({"a": [1], "p": pd.period_range("2020", periods=1)})
+    back = _back([shared, {"bad": frame, "deep": [shared]}, shared, np.arange(2), [shared]])
+    assert isinstance(back[1]["bad"], Opaque)
+    assert back[2] is back[0] is back[4][0] is back[1]["deep"][0]
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (lambda: 1, "function"),
+        (threading.Lock(), "cannot be pickled"),
+        ((i for i in range(3)), "cannot be pickled"),
+        (ValueError("x"), "ValueError"),
+        (pd.period_range("2020", periods=3), "PeriodIndex"),
+        (collections.defaultdict(lambda: 1), "defaultdict"),
+    ],
+)
+def test_what_has_no_safe_form_arrives_closed(value: Any, says: str) -> None:
+    back = decode(encode([value, 1]), source="worker bob")
+    assert isinstance(back[0], Opaque)
+    assert back[1] == 1
+    assert says in repr(back[0])
+    assert "worker bob" in repr(back[0])
+
+
+def test_a_closed_value_opens_only_on_the_users_word() -> None:
+    closed = _back(ValueError("inside"))
+    with pytest.raises(PermissionError, match="trust=True"):
+        closed.unpickle()
+    with pytest.warns(UserWarning, match="Unpickling"):
+        assert str(closed.unpickle(trust=True)) == "inside"
+
+
+def test_a_closed_value_that_is_sent_on_becomes_the_value_in_the_next_container() -> None:
+    closed = _back(ValueError("inside"))
+    there = pickle.loads(cloudpickle.dumps({"model": closed}))
+    assert isinstance(there["model"], ValueError)
+
+
+def test_an_instance_of_a_class_that_is_gone_here_arrives_as_a_placeholder() -> None:
+    back = decode(encode([Point(1, [2]), Colour.G, [3]]), classes={})
+    assert isinstance(back[0], Opaque)
+    assert isinstance(back[1], Opaque)
+    assert back[2] == [3]
+    assert "no definition" in repr(back[0])
+
+
+def test_a_structure_that_is_nested_too_deeply_arrives_with_its_inside_closed() -> None:
+    deep: list[Any] = []
+    for _ in range(300):
+        deep = [deep]
+    back = _back({"deep": deep, "ok": [1]})
+    assert back["ok"] == [1]
+    for _ in range(90):
+        back["deep"] = back["deep"][0]
+    assert "Opaque" in repr(back["deep"])
+
+
+class Sneaky:
+    """A class whose pickle would run code."""
+
+    def __reduce__(self) -> Any:
+        return exec, ("import builtins; builtins.GRIDX_PWNED = 1",)
+
+
+def test_an_attack_pickle_as_a_result_stays_closed() -> None:
+    back = decode(encode({"e": [Sneaky()], "f": Sneaky}))
+    repr(back)
+    assert isinstance(back["e"][0], Opaque)
+    assert not hasattr(builtins, "GRIDX_PWNED")

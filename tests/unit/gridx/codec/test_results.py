@@ -1,0 +1,376 @@
+"""A cell there and back: captured here, run in a fresh process, its result applied here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from gridx.codec import CodecError, Opaque
+from gridx.codec.encode import Encoder
+from gridx.codec.framing import join
+from gridx.codec.results import Applied, apply_result, encode_result, snapshot
+from gridx.codec.tags import RESULT_MAGIC, VALUE_MAGIC
+from gridx.ship.capture import capture
+
+from ..fresh_process import FreshProcesses
+
+
+class Grid:
+    """A notebook whose cells run in fresh processes."""
+
+    def __init__(self, notebook: dict[str, Any], fresh: FreshProcesses) -> None:
+        self.names = notebook
+        self._fresh = fresh
+        self.answer: dict[str, Any] = {}
+
+    def here(self, source: str) -> None:
+        exec(compile(source, "<notebook>", "exec", dont_inherit=True), self.names)
+
+    def there(self, cell: str, **options: Any) -> Applied:
+        captured = capture(cell, self.names, needs=options.pop("needs", ()))
+        self.answer = self._fresh.run(
+            cell,
+            captured.payload,
+            inputs=captured.inputs,
+            expected=options.pop("worker_expects", captured.expected),
+        )
+        between = options.pop("between", None)
+        if between is not None:
+            self.here(between)
+        return apply_result(
+            bytes.fromhex(self.answer["result"]),
+            self.names,
+            expected=options.pop("expected", captured.expected),
+            cell_source=cell,
+            source="worker bob",
+            **options,
+        )
+
+
+@pytest.fixture
+def grid(notebook: dict[str, Any], fresh: FreshProcesses) -> Grid:
+    return Grid(notebook, fresh)
+
+
+def test_new_and_rebound_names_come_home(grid: Grid) -> None:
+    grid.here("x = 1\nold = 'a'")
+    applied = grid.there("y = x + 1\nold = 'b'\n_private = 3")
+    assert set(applied.bound) == {"y", "old"}
+    assert (grid.names["y"], grid.names["old"]) == (2, "b")
+    assert "_private" not in grid.names
+
+
+def test_a_name_that_the_cell_deletes_is_deleted_here(grid: Grid) -> None:
+    grid.here("tmp = 1\nkeep = 2")
+    applied = grid.there("del tmp\nz = keep")
+    assert applied.deleted == ("tmp",)
+    assert "tmp" not in grid.names
+
+
+def test_the_deletion_of_a_name_that_shadows_a_builtin_comes_home(grid: Grid) -> None:
+    grid.here("max = 3")
+    grid.there("del max\nm = max(1, 2)")
+    assert "max" not in grid.names
+    assert grid.names["m"] == 2
+
+
+@pytest.mark.parametrize(
+    ("setup", "cell"),
+    [
+        ("v = [1, 2]", "v.append(3)"),
+        ("v = {'a': 1}", "v['b'] = 2; del v['a']"),
+        ("v = {1, 2}", "v.add(3)"),
+        ("v = bytearray(b'ab')", "v += b'c'"),
+        ("import numpy as np\nv = np.zeros(4)", "v[1] = 5"),
+        ("v = [[1], [2]]", "v[0].append(9)"),
+        ("v = [0.5] * 100", "v[3] = 1.5"),
+    ],
+)
+def test_a_container_that_was_changed_is_changed_in_place(
+    grid: Grid, setup: str, cell: str
+) -> None:
+    grid.here(setup + "\nother = v")
+    before = grid.names["v"]
+    applied = grid.there(cell)
+    assert grid.names["v"] is grid.names["other"] is before
+    grid.here(f"import copy\n{setup}\n{cell}\nsame = (other == v)")
+    assert np.all(grid.names["same"])
+    assert "v" in applied.updated_in_place
+
+
+def test_what_was_not_changed_is_not_sent_back(grid: Grid) -> None:
+    grid.here("import numpy as np\nbig = np.arange(100_000)\nwords = ['a'] * 10_000")
+    applied = grid.there("total = int(big.sum()) + len(words)")
+    assert applied.bound == ("total",)
+    assert len(bytes.fromhex(grid.answer["result"])) < 200
+
+
+def test_an_alias_between_two_results_stays_one_object(grid: Grid) -> None:
+    grid.there("a = [1]\nb = a\nc = {'a': a}")
+    assert grid.names["a"] is grid.names["b"] is grid.names["c"]["a"]
+
+
+def test_a_result_that_holds_an_input_holds_the_notebooks_own_object(grid: Grid) -> None:
+    grid.here("import numpy as np\ndata = np.arange(50_000)\nitems = [1]")
+    grid.there("items.append(2)\nreport = {'data': data, 'items': items}\nalias = data")
+    assert grid.names["report"]["data"] is grid.names["alias"] is grid.names["data"]
+    assert grid.names["report"]["items"] is grid.names["items"]
+    assert grid.names["items"] == [1, 2]
+    assert len(bytes.fromhex(grid.answer["result"])) < 500
+
+
+def test_a_changed_list_inside_a_changed_dict_stays_the_notebooks_own(grid: Grid) -> None:
+    grid.here("row = [0]\ngrid = {'r': row}")
+    row, table = grid.names["row"], grid.names["grid"]
+    grid.there("row.append(1)\ngrid['n'] = 2")
+    assert grid.names["grid"] is table
+    assert table == {"r": [0, 1], "n": 2}
+    assert table["r"] is grid.names["row"] is row
+
+
+def test_a_changed_frame_is_bound_again_and_the_old_one_is_named(grid: Grid) -> None:
+    grid.here("import pandas as pd\ndf = pd.DataFrame({'a': [1, 2]})\nview = df")
+    applied = grid.there("df['b'] = df['a'] * 2")
+    assert list(grid.names["df"].columns) == ["a", "b"]
+    assert applied.bound == ("df",)
+    assert any("view still stands for df" in warning for warning in applied.warnings)
+
+
+def test_what_was_bound_before_an_error_comes_home(grid: Grid) -> None:
+    applied = grid.there("a = 1\nb = 1/0\nc = 2")
+    assert grid.answer["error"].startswith("ZeroDivisionError")
+    assert applied.bound == ("a",)
+    assert "b" not in grid.names
+
+
+def test_functions_classes_and_imports_are_made_here_from_the_cells_own_text(grid: Grid) -> None:
+    grid.here("base = 10")
+    applied = grid.there(
+        "import json as js\nfrom math import sqrt, pi\nstep = 5\n"
+        "def f(x, k=step): return x + k + base\n"
+        "class C:\n    def __init__(self): self.v = 1\n"
+        "g = lambda x: f(x) * 2\nc = C()\nr = g(1)"
+    )
+    names = grid.names
+    assert {"js", "sqrt", "pi", "f", "C", "g"} <= set(applied.replayed)
+    assert {"step", "c", "r"} <= set(applied.bound)
+    assert names["f"](1) == 16
+    assert names["f"].__globals__ is names
+    assert type(names["c"]) is names["C"]
+    assert names["c"].v == 1
+    assert names["g"](1) == names["r"]
+    assert names["js"].dumps([1]) == "[1]"
+    assert not applied.warnings
+
+
+def test_instances_of_the_notebooks_own_classes_come_home_as_such(grid: Grid) -> None:
+    grid.here(
+        "import dataclasses, enum\n@dataclasses.dataclass\nclass P:\n    x: int\n"
+        "class E(enum.Enum):\n    A = 1\n"
+    )
+    grid.there("p = P(3)\nlst = [P(4), E.A]")
+    assert grid.names["p"] == grid.names["P"](3)
+    assert grid.names["lst"][1] is grid.names["E"].A
+
+
+def test_a_definition_in_a_branch_is_made_here_only_when_it_ran_there(grid: Grid) -> None:
+    grid.here("fast = False")
+    grid.there(
+        "if fast:\n    def f(): return 'fast'\nelse:\n    def f(): return 'slow'\n"
+        "try:\n    import not_a_module\nexcept ImportError:\n    not_a_module = None\n"
+    )
+    assert grid.names["f"]() == "slow"
+    assert grid.names["not_a_module"] is None
+
+
+def test_a_decorated_function_is_made_here_with_its_decorator(grid: Grid) -> None:
+    grid.there(
+        "import functools\n@functools.lru_cache\ndef fib(n): return n if n < 2 else fib(n-1) + fib(n-2)\nv = fib(20)"
+    )
+    assert grid.names["fib"](20) == grid.names["v"] == 6765
+
+
+def test_a_function_made_by_a_call_stays_there_or_comes_closed(grid: Grid) -> None:
+    grid.here("def make():\n    n = 0\n    def inc():\n        return n + 1\n    return inc")
+    applied = grid.there("inc = make()\nv = inc()")
+    assert isinstance(grid.names["inc"], Opaque)
+    assert grid.names["v"] == 1
+    assert list(applied.opaque) == ["inc"]
+    again = grid.there("w = inc()")
+    assert (grid.names["w"], again.bound) == (1, ("w",))
+
+
+def test_a_star_import_of_the_cell_is_made_here(grid: Grid) -> None:
+    grid.there("from math import *\nv = floor(2.5)")
+    assert grid.names["v"] == 2
+    assert grid.names["floor"](1.5) == 1
+
+
+def test_a_definition_that_cannot_be_made_here_is_named(grid: Grid) -> None:
+    applied = grid.there(
+        "import sys\nif not hasattr(sys, 'nope'):\n    k = 1\nclass D(dict): pass\n"
+    )
+    assert not applied.warnings
+    assert grid.names["D"] is not None
+
+
+def test_a_name_that_nobody_expects_is_listed_and_not_bound(grid: Grid) -> None:
+    applied = grid.there("globals()['made' + '1'] = 5\nx = 1")
+    assert applied.unexpected == ("made1",)
+    assert "made1" not in grid.names
+
+
+def test_a_worker_that_sends_unasked_names_touches_nothing(grid: Grid) -> None:
+    grid.here("password_hash = 'mine'\nimport os\ndef f(): return 1\nx = 0")
+    applied = grid.there(
+        "globals().update(password_hash='theirs', os=5, f=6, print=7, _x=8, x=9)\nx = 1",
+        worker_expects=None,
+    )
+    assert grid.names["password_hash"] == "mine"
+    assert grid.names["f"]() == 1
+    assert grid.names["os"].sep == "/"
+    assert "print" not in grid.names
+    assert applied.bound == ("x",)
+    assert "password_hash" in applied.refused
+
+
+def test_code_and_builtins_of_the_notebook_are_never_replaced_by_a_value(grid: Grid) -> None:
+    grid.here("def f(): return 1\nimport math")
+    applied = grid.there("f = 5\nmath = 6\nlen = 7\nok = 8")
+    assert grid.names["f"]() == 1
+    assert grid.names["math"].pi > 3
+    assert "len" not in grid.names
+    assert applied.bound == ("ok",)
+    assert applied.refused.keys() == {"f", "math", "len"}
+    assert applied.values["len"] == 7
+
+
+def test_out_limits_what_is_brought_home(grid: Grid) -> None:
+    grid.here("v = [1]\nt = 1")
+    applied = grid.there("a = 1\nb = 2\nv.append(3)\ndel t", out={"a"})
+    assert applied.bound == ("a",)
+    assert (grid.names["v"], "b" in grid.names, grid.names["t"]) == ([1], False, 1)
+    assert grid.there("c = 1\nimport json", out=()).bound == ()
+    assert "json" not in grid.names
+
+
+def test_what_the_user_bound_meanwhile_is_kept(grid: Grid) -> None:
+    grid.here("x = 1\nv = [1]")
+    at_submit = dict(grid.names)
+    applied = grid.there("x = 10\ny = 20\nv.append(2)", at_submit=at_submit, between="x = 'mine'")
+    assert (grid.names["x"], grid.names["y"], grid.names["v"]) == ("mine", 20, [1, 2])
+    assert applied.values["x"] == 10
+    assert "while the cell ran" in applied.refused["x"]
+
+
+def test_a_value_that_cannot_be_encoded_does_not_spoil_the_others(grid: Grid) -> None:
+    applied = grid.there(
+        "import threading\nlock = threading.Lock()\ngen = (i for i in [1])\nok = [1]"
+    )
+    assert grid.names["ok"] == [1]
+    assert applied.opaque.keys() == {"lock", "gen"}
+    assert "cannot be pickled" in repr(grid.names["lock"])
+
+
+def test_a_malformed_result_leaves_the_notebook_untouched(grid: Grid) -> None:
+    grid.here("v = [1]\nx = 0")
+    cell = "v.append(2)\nx = 5\nimport json\nclass K: pass\nk = K()"
+    grid.there(cell, out=())
+    data = bytes.fromhex(grid.answer["result"])
+    before = dict(grid.names)
+    for position in range(len(data)):
+        for byte in (0, 0x91, 0xC1, 0xFF):
+            changed = data[:position] + bytes([byte]) + data[position + 1 :]
+            try:
+                apply_result(
+                    changed, grid.names, expected={"v", "x", "json", "K", "k"}, cell_source=cell
+                )
+            except CodecError:
+                assert grid.names == before
+                assert grid.names["v"] == [1]
+            grid.names.clear()
+            grid.names.update(before)
+            grid.names["v"][:] = [1]
+
+
+@pytest.mark.parametrize(
+    "root",
+    [
+        None,
+        [],
+        [[], [], [], []],
+        [[["x y", 0, 1]], [], [], [], []],
+        [[["x", 5, 1]], [], [], [], []],
+        [[["x", -1, 1]], [], [], [], []],
+        [[["x", 0, [14, 0]]], [], [], [], []],
+        [[], [[0]], [], [], []],
+        [[], [], [5], [], []],
+        [[], [], [], [["f", "line"]], []],
+        [[["x", 10**9, 1]], [], [], [], []],
+    ],
+)
+def test_a_result_of_another_form_is_refused(root: Any) -> None:
+    namespace: dict[str, Any] = {"x": 0}
+    with pytest.raises(CodecError) as refusal:
+        apply_result(join(RESULT_MAGIC, root, []), namespace, expected={"x"}, cell_source="x = 1")
+    assert refusal.value.hint
+    assert namespace == {"x": 0}
+
+
+def test_a_value_is_not_taken_for_a_result() -> None:
+    with pytest.raises(CodecError, match="not a result"):
+        apply_result(join(VALUE_MAGIC, 1, []), {}, expected=set(), cell_source="")
+
+
+def test_an_update_of_another_type_binds_and_does_not_write_into_the_old_object() -> None:
+    encoder = Encoder()
+    node = encoder.node({"a": 1})
+    data = join(RESULT_MAGIC, [[["v", 0, node]], [[0, "v"]], [], [], []], encoder.blobs)
+    old = [1]
+    namespace: dict[str, Any] = {"v": old}
+    applied = apply_result(data, namespace, expected={"v"}, cell_source="v = {}")
+    assert namespace["v"] == {"a": 1}
+    assert old == [1]
+    assert applied.updated_in_place == ()
+
+
+def test_a_library_that_is_missing_here_closes_that_value_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import sys
+
+    after = {"a": [1], "table": np.arange(3), "b": [2]}
+    after["c"] = after["b"]
+    data = encode_result(snapshot({}, ()), after, expected=None, cell="")
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    namespace: dict[str, Any] = {}
+    applied = apply_result(data, namespace, expected={"a", "b", "c", "table"}, cell_source="")
+    assert namespace["b"] is namespace["c"]
+    assert "pip install numpy" in repr(namespace["table"])
+    assert any("numpy" in warning for warning in applied.warnings)
+
+
+def test_a_snapshot_sees_what_changed_and_what_did_not() -> None:
+    import pandas as pd
+
+    namespace: dict[str, Any] = {
+        "a": np.zeros(3),
+        "f": pd.DataFrame({"x": ["a", "b"]}),
+        "l": [1, {"k": [2]}],
+        "gen": (i for i in [1]),
+    }
+    before = snapshot(namespace, namespace)
+    assert before.digests["gen"] is None
+    namespace["l"][1]["k"].append(3)
+    root = encode_result(before, namespace, expected=None, cell="")
+    applied = apply_result(root, {}, expected=set(namespace), cell_source="")
+    assert set(applied.bound) == {"l", "gen"}
+
+
+def test_a_result_is_plain_messagepack_and_blobs() -> None:
+    data = encode_result(snapshot({}, ()), {"x": 1}, expected=None, cell="x = 1")
+    (length,) = np.frombuffer(data[4:12], "<u8")
+    assert msgspec.msgpack.decode(data[12 : 12 + int(length)])[1][0] == [["x", 0, 1]]
