@@ -506,7 +506,7 @@ def _workers(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     from .credits import format_credits
     from .quantities import format_duration
-    from .terminal import table
+    from .terminal import plain_text
 
     with _client(options) as client:
         status = client.status()
@@ -522,7 +522,8 @@ def _status(options: argparse.Namespace) -> int:
         ("price", f"{core} a core-second, {status.worker_share:.0%} of it to the lender"),
         ("up for", format_duration(status.uptime_s)),
     ]
-    print(table(("GRID", ""), rows))
+    for name, value in rows:
+        print(f"{name:<11}  {plain_text(value)}")
     return 0
 
 
