@@ -47,7 +47,11 @@ class Home:
                 hint="Stop it, or give this one its own with --data-dir.",
             ) from None
         self.folder = folder
-        self.identity = self._load()
+        try:
+            self.identity = self._load()
+        except SettingsError:
+            self.close()
+            raise
 
     @property
     def outbox(self) -> Path:

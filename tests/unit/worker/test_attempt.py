@@ -1,0 +1,350 @@
+"""One attempt over sandboxes that behave, die, lie or never answer."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gridx.errors import SandboxError
+from gridx.events import OutputDropped, Stream, encode_event
+from gridx.ids import new_job_id
+from gridx.protocol import AttemptFinished, AttemptRef, StartAttempt
+from gridx.resources import GIB, ResourceRequest, Usage
+from gridx.schemas import CellSpec, JobRequest, Limits
+from gridx.states import Cause
+from worker import attempt as attempt_module
+from worker.attempt import AttemptListener, AttemptRun
+from worker.runtime.frames import (
+    Cancel,
+    Events,
+    Exited,
+    Frame,
+    FromSupervisor,
+    Ready,
+    Result,
+    Run,
+)
+from worker.sandbox.base import DEFAULT_REQUEST, Death, SandboxClosed
+
+LINE = encode_event(Stream(name="stdout", text="hello\n"))
+DONE = Exited(cause=Cause.COMPLETED, exit_code=0, usage=Usage(wall_s=0.0, source="cgroup"))
+
+
+class ScriptedSandbox:
+    """Says its script, then nothing; ``on_cancel`` is what it says when it is asked to stop."""
+
+    def __init__(
+        self,
+        *script: FromSupervisor | Exception,
+        on_cancel: FromSupervisor | None = None,
+        death: Death | None = None,
+    ) -> None:
+        self.id = "scripted"
+        self.request = DEFAULT_REQUEST
+        self.ready = Ready(python="3.11.2", filtered=True)
+        self.is_closed = False
+        self.sent: list[Frame] = []
+        self.received = 0
+        self._on_cancel = on_cancel
+        self._death = death or Death()
+        self._queue: asyncio.Queue[FromSupervisor | Exception] = asyncio.Queue()
+        for said in script:
+            self._queue.put_nowait(said)
+
+    def say(self, frame: FromSupervisor | Exception) -> None:
+        self._queue.put_nowait(frame)
+
+    async def send(self, frame: Frame) -> None:
+        if self.is_closed:
+            raise SandboxClosed("The sandbox has ended.")
+        self.sent.append(frame)
+        if isinstance(frame, Cancel) and self._on_cancel is not None:
+            self.say(self._on_cancel)
+
+    async def receive(self) -> FromSupervisor:
+        said = await self._queue.get()
+        self.received += 1
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+    async def kill(self) -> None:
+        self.is_closed = True
+
+    async def post_mortem(self) -> Death:
+        return self._death
+
+
+class OneSandboxPool:
+    """Gives the one that it has, and remembers that it came back."""
+
+    def __init__(self, sandbox: ScriptedSandbox | SandboxError | None) -> None:
+        self._sandbox = sandbox
+        self.discarded: list[ScriptedSandbox] = []
+
+    async def take(self, request: ResourceRequest) -> ScriptedSandbox:
+        if self._sandbox is None:
+            await asyncio.Event().wait()
+        if isinstance(self._sandbox, SandboxError):
+            raise self._sandbox
+        assert self._sandbox is not None
+        return self._sandbox
+
+    def discard(self, sandbox: ScriptedSandbox) -> None:
+        self.discarded.append(sandbox)
+
+
+class Heard:
+    """What the attempt told."""
+
+    def __init__(self) -> None:
+        self.started = asyncio.Event()
+        self.output = b""
+        self.report: AttemptFinished | None = None
+        self.refusal = ""
+
+    def listener(self) -> AttemptListener:
+        return AttemptListener(
+            started=lambda ref: self.started.set(),
+            output=self._on_output,
+            ended=self._on_ended,
+            cannot_run=self._on_cannot_run,
+        )
+
+    def _on_output(self, ref: AttemptRef, data: bytes) -> None:
+        assert self.report is None
+        self.output += data
+
+    def _on_ended(self, report: AttemptFinished) -> None:
+        assert self.report is None
+        self.report = report
+
+    def _on_cannot_run(self, ref: AttemptRef, reason: str) -> None:
+        assert self.report is None
+        self.refusal = reason
+
+
+def make(
+    sandbox: ScriptedSandbox | SandboxError | None,
+    *,
+    python: str | None = None,
+    timeout_s: float = 60,
+) -> tuple[AttemptRun, Heard, OneSandboxPool]:
+    start = StartAttempt(
+        job_id=new_job_id(),
+        attempt=1,
+        user="anna",
+        job=JobRequest(code="print('hello')", limits=Limits(timeout_s=timeout_s)),
+        cell=None if python is None else CellSpec(python=python, expected=("x",), inputs=("a",)),
+        inputs=b"inputs",
+    )
+    heard, pool = Heard(), OneSandboxPool(sandbox)
+    return AttemptRun(start, pool, heard.listener()), heard, pool  # type: ignore[arg-type]
+
+
+async def finish(
+    *script: FromSupervisor | Exception, death: Death | None = None
+) -> tuple[AttemptFinished, Heard]:
+    sandbox = ScriptedSandbox(*script, death=death)
+    run, heard, pool = make(sandbox)
+    await run.run()
+    assert heard.report is not None
+    assert pool.discarded == [sandbox]
+    return heard.report, heard
+
+
+async def test_output_result_and_usage_make_the_report() -> None:
+    report, heard = await finish(Events(data=LINE), Result(data=b"result"), DONE)
+    assert heard.started.is_set()
+    assert heard.output == LINE
+    assert (report.cause, report.exit_code, report.result) == (Cause.COMPLETED, 0, b"result")
+    assert report.stream_bytes == report.usage.output_bytes == len(LINE)
+    assert report.usage.input_bytes == len("print('hello')") + len(b"inputs")
+    assert report.usage.source == "cgroup"
+
+
+async def test_the_cell_travels_into_the_sandbox_as_it_was_sent() -> None:
+    sandbox = ScriptedSandbox(DONE)
+    run, _, _ = make(sandbox, python="3.11", timeout_s=7)
+    await run.run()
+    frame = sandbox.sent[0]
+    assert isinstance(frame, Run)
+    assert (frame.kind, frame.timeout_s, frame.inputs) == ("cell", 7, b"inputs")
+    assert (frame.expected, frame.watched) == (("x",), ("a",))
+
+
+@pytest.mark.parametrize("cause", [Cause.ERROR, Cause.TIMEOUT, Cause.OUT_OF_MEMORY, Cause.CRASHED])
+async def test_the_supervisors_cause_is_reported(cause: Cause) -> None:
+    report, _ = await finish(Exited(cause=cause, exit_code=1, message="Why.", usage=Usage()))
+    assert (report.cause, report.exit_code, report.message) == (cause, 1, "Why.")
+
+
+async def test_a_failed_start_is_no_report() -> None:
+    run, heard, _ = make(SandboxError("The engine is gone."))
+    await run.run()
+    assert (heard.refusal, heard.report) == ("The engine is gone.", None)
+
+
+async def test_a_sandbox_that_ended_before_it_had_the_job_is_no_report() -> None:
+    sandbox = ScriptedSandbox()
+    sandbox.is_closed = True
+    run, heard, pool = make(sandbox)
+    await run.run()
+    assert heard.refusal and heard.report is None
+    assert pool.discarded == [sandbox]
+
+
+async def test_a_cell_of_another_python_is_not_run() -> None:
+    sandbox = ScriptedSandbox()
+    run, heard, _ = make(sandbox, python="3.12")
+    await run.run()
+    assert "3.12" in heard.refusal and "3.11" in heard.refusal
+    assert sandbox.sent == []
+
+
+async def test_a_sandbox_killed_for_memory_is_out_of_memory() -> None:
+    death = Death(out_of_memory=True, exit_code=137)
+    report, heard = await finish(Events(data=LINE), SandboxClosed("Gone."), death=death)
+    assert report.cause is Cause.OUT_OF_MEMORY
+    assert report.usage.out_of_memory
+    assert report.usage.peak_memory_bytes == GIB
+    assert heard.output == LINE
+
+
+async def test_a_sandbox_that_just_dies_is_the_infrastructures_fault() -> None:
+    report, _ = await finish(SandboxClosed("Gone."), death=Death(exit_code=1))
+    assert report.cause is Cause.SANDBOX_FAILED
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        Events(data=b"\0\0\0\1\xc1"),
+        Events(data=b"\0\0\0\xffshort"),
+        Events(data=encode_event(Stream(name="stdout", text="x", call=3))),
+        Events(data=encode_event(OutputDropped(dropped_bytes=1))),
+    ],
+)
+async def test_forged_events_end_the_job_as_crashed(lie: Events) -> None:
+    report, heard = await finish(Events(data=LINE), lie)
+    assert report.cause is Cause.CRASHED
+    assert heard.output == LINE
+    assert report.result is None
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        Ready(python="3.11", filtered=True),
+        Result(data=b"x" * (15 * 1024 * 1024 + 1)),
+        SandboxError("A frame is malformed."),
+    ],
+)
+async def test_broken_frames_are_the_sandboxes_failure(lie: FromSupervisor | Exception) -> None:
+    report, _ = await finish(Events(data=LINE), lie)
+    assert report.cause is Cause.SANDBOX_FAILED
+
+
+async def test_a_supervisor_that_does_not_keep_the_limit_is_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(attempt_module, "HARD_GRACE_S", 0.0)
+    sandbox = ScriptedSandbox(Events(data=LINE))
+    run, heard, pool = make(sandbox, timeout_s=0.05)
+    await run.run()
+    assert heard.report is not None
+    assert heard.report.cause is Cause.TIMEOUT
+    assert 0 < heard.report.usage.wall_s <= 0.05
+    assert pool.discarded == [sandbox]
+
+
+async def test_a_cancelled_call_is_reported_with_what_it_used() -> None:
+    cancelled = Exited(cause=Cause.CANCELLED, exit_code=137, usage=Usage(cpu_s=0.0))
+    run, heard, _ = make(ScriptedSandbox(Events(data=LINE), on_cancel=cancelled))
+    task = asyncio.create_task(run.run())
+    await heard.started.wait()
+    run.stop()
+    run.stop()
+    await task
+    assert heard.report is not None
+    assert (heard.report.cause, heard.output) == (Cause.CANCELLED, LINE)
+
+
+async def test_a_supervisor_that_does_not_obey_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempt_module, "CANCEL_GRACE_S", 0.0)
+    sandbox = ScriptedSandbox()
+    run, heard, pool = make(sandbox)
+    task = asyncio.create_task(run.run())
+    await heard.started.wait()
+    run.stop()
+    await task
+    assert heard.report is not None and heard.report.cause is Cause.CANCELLED
+    assert pool.discarded == [sandbox]
+
+
+async def test_a_call_that_ended_while_it_was_being_stopped_keeps_its_end() -> None:
+    run, heard, _ = make(ScriptedSandbox(on_cancel=DONE))
+    task = asyncio.create_task(run.run())
+    await heard.started.wait()
+    run.stop()
+    await task
+    assert heard.report is not None and heard.report.cause is Cause.COMPLETED
+
+
+async def test_an_attempt_cancelled_while_it_waits_for_a_sandbox_is_reported() -> None:
+    run, heard, _ = make(None)
+    task = asyncio.create_task(run.run())
+    await asyncio.sleep(0)
+    run.stop()
+    await task
+    assert heard.report is not None
+    assert (heard.report.cause, heard.report.usage.wall_s) == (Cause.CANCELLED, 0.0)
+
+
+async def test_a_fenced_attempt_says_nothing_and_leaves_its_sandbox_to_be_killed() -> None:
+    sandbox = ScriptedSandbox(Events(data=LINE))
+    run, heard, pool = make(sandbox)
+    task = asyncio.create_task(run.run())
+    await heard.started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert heard.report is None
+    assert pool.discarded == [sandbox]
+
+
+async def test_a_held_attempt_reads_nothing_and_does_not_time_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(attempt_module, "HARD_GRACE_S", 0.0)
+    sandbox = ScriptedSandbox()
+    run, heard, _ = make(sandbox, timeout_s=0.05)
+    task = asyncio.create_task(run.run())
+    await heard.started.wait()
+    run.hold()
+    sandbox.say(Events(data=LINE))  # what was being waited for is still taken
+    sandbox.say(DONE)
+    timer = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.1, timer.set)
+    await timer.wait()
+    assert not task.done()
+    assert sandbox.received == 1
+    run.release()
+    await task
+    assert heard.report is not None and heard.report.cause is Cause.COMPLETED
+
+
+async def test_a_held_attempt_that_is_cancelled_is_read_to_its_end() -> None:
+    cancelled = Exited(cause=Cause.CANCELLED, exit_code=137, usage=Usage())
+    sandbox = ScriptedSandbox(on_cancel=cancelled)
+    run, heard, _ = make(sandbox)
+    task = asyncio.create_task(run.run())
+    await heard.started.wait()
+    run.hold()
+    sandbox.say(Events(data=LINE))
+    run.stop()
+    run.hold()
+    await task
+    assert heard.report is not None
+    assert (heard.report.cause, heard.output) == (Cause.CANCELLED, LINE)
