@@ -150,6 +150,7 @@ class _Child:
         for _ in range(WARM_ROUNDS):
             self._run_cell(_WARM_CELL)
         self._run_cell(_WARM_ERROR)
+        self._result = None
         shell.reset(new_session=True)
         shell.execution_count = 1
         atexit.unregister(shell.atexit_operations)  # a script's own functions run at its end

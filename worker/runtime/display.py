@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from gridx.events import MAX_EVENT_BYTES
-from gridx.resources import MIB, format_bytes
+from gridx.resources import KIB, MIB, format_bytes
 
 IMAGE_TYPES: Final = ("image/png", "image/jpeg")
-MAX_TEXT_CHARS: Final = MIB
-MAX_IMAGES_BYTES: Final = MAX_EVENT_BYTES - 5 * MIB  # room for text of four bytes a character
+MAX_TEXT_CHARS: Final = 256 * KIB
+MAX_IMAGES_BYTES: Final = MAX_EVENT_BYTES - 2 * MIB  # room for text of four bytes a character
 _MAX_METADATA_KEYS: Final = 20
 _MAX_METADATA_CHARS: Final = 200
 

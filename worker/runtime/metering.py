@@ -95,16 +95,27 @@ class Meter:
         )
 
 
+def process_cpu_s(pid: int) -> float:
+    """Return the CPU seconds of a live process: its own clock, see clock_getcpuclockid(3)."""
+    return time.clock_gettime((~pid << 3) | 2)
+
+
 def used(
-    before: Reading, after: Reading, reaped: Sequence[resource.struct_rusage], input_bytes: int
+    before: Reading,
+    after: Reading,
+    reaped: Sequence[resource.struct_rusage],
+    *,
+    warm_cpu_s: float,
+    input_bytes: int,
 ) -> Usage:
     """Return what was used between two readings.
 
     Args:
         reaped: of the job's process and its strays, for what the cgroup does not tell.
+        warm_cpu_s: what the job's process had used before it got the job.
         input_bytes: what the job brought along.
     """
-    cpu_s = sum(usage.ru_utime + usage.ru_stime for usage in reaped)
+    cpu_s = sum(usage.ru_utime + usage.ru_stime for usage in reaped) - warm_cpu_s
     peak_bytes = max((usage.ru_maxrss * KIB for usage in reaped), default=0)
     from_cgroup = before.cpu_s is not None and after.cpu_s is not None
     if before.cpu_s is not None and after.cpu_s is not None:

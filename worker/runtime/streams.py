@@ -27,6 +27,7 @@ MAX_GATHER_CHARS: Final = 64 * 1024
 MAX_STREAM_CHARS: Final = 256 * 1024  # of one event
 _QUIET_S: Final = 0.05  # after this the thread sleeps until it is woken
 _READ_BYTES: Final = 65536
+_SENT_BYTES: Final = 1 << 20  # in one record, but for its last event
 _NAMES: Final[tuple[Literal["stdout"], Literal["stderr"]]] = ("stdout", "stderr")
 
 
@@ -55,15 +56,14 @@ def collapse_progress(text: str) -> str:
     return "\n".join(lines)
 
 
-def encode_stream(call: int, index: int, text: str) -> bytes:
-    """Return ``text`` as events of stdout (``index`` 0) or stderr (1), as many as it needs."""
+def encode_stream(call: int, index: int, text: str) -> Iterator[bytes]:
+    """Yield ``text`` as events of stdout (``index`` 0) or stderr (1), as many as it needs."""
     if not text.isascii():
         # Half a surrogate pair cannot be sent; CPython's own stderr shows it escaped.
         text = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    return b"".join(
-        encode_event(Stream(call=call, name=_NAMES[index], text=text[at : at + MAX_STREAM_CHARS]))
-        for at in range(0, len(text), MAX_STREAM_CHARS)
-    )
+    for at in range(0, len(text), MAX_STREAM_CHARS):
+        piece = text[at : at + MAX_STREAM_CHARS]
+        yield encode_event(Stream(call=call, name=_NAMES[index], text=piece))
 
 
 class OutputCapture:
@@ -206,12 +206,16 @@ class OutputCapture:
             return
         buffer, self._buffer, self._size = self._buffer, [], 0
         self._sent_s = now
-        self._send(
-            b"".join(
-                encode_stream(self.call, index, collapse_progress("".join(parts)))
-                for index, parts in buffer
-            )
-        )
+        waiting, size = [], 0
+        for index, parts in buffer:
+            for event in encode_stream(self.call, index, collapse_progress("".join(parts))):
+                waiting.append(event)
+                size += len(event)
+                if size >= _SENT_BYTES:
+                    self._send(b"".join(waiting))
+                    waiting, size = [], 0
+        if waiting:
+            self._send(b"".join(waiting))
 
     # -------------------------------------------------------- the thread
 

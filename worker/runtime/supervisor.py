@@ -66,7 +66,7 @@ from .frames import (
     encode_frame,
     to_supervisor,
 )
-from .metering import Meter, Reading, used, was_out_of_memory
+from .metering import Meter, Reading, process_cpu_s, used, was_out_of_memory
 from .records import DONE, EVENTS, RESULT, WARM, Done, RecordReader, decode_done
 from .streams import encode_stream, read_available, utf8_decoder
 
@@ -170,6 +170,7 @@ class Supervisor:
         self._decoders = (utf8_decoder(), utf8_decoder())
         self._run: Run | None = None
         self._before: Reading | None = None
+        self._warm_cpu_s = 0.0
         self._deadline_s: float | None = None
         self._killed_for: Cause | None = None
         self._why = ""
@@ -202,9 +203,9 @@ class Supervisor:
         reading = self._meter.read()
         for _ in range(4):
             to_supervisor.decode(memoryview(run)[4:])
-            usage = used(reading, self._meter.read(), [], 0)
+            usage = used(reading, self._meter.read(), [], warm_cpu_s=0.0, input_bytes=0)
             encode_frame(Exited(cause=Cause.COMPLETED, exit_code=0, usage=usage))
-            event = encode_stream(0, 0, "1")
+            event = b"".join(encode_stream(0, 0, "1"))
             encode_frame(Events(data=b"".join(bytes(e) for e in split_events(event))))
             list(decode_events(event))
 
@@ -303,6 +304,8 @@ class Supervisor:
             self._run = frame
             self._records.limit_result(min(frame.max_result_bytes, MAX_RESULT_BYTES))
             self._before = self._meter.read()
+            if self._before.cpu_s is None:
+                self._warm_cpu_s = process_cpu_s(self._child.pid)
             now = self._before.monotonic_s
             self._deadline_s = now + frame.timeout_s
             self._next_tick_s = now + RESCUE_TICK_S
@@ -347,9 +350,9 @@ class Supervisor:
             if not data:  # closed by the child: only its own end is left to wait for
                 self._listening = False
             self._take_records(data)
-        except ProtocolError as error:
+        except ProtocolError:
             self._listening = False
-            self._kill_for(Cause.CRASHED, error.message)
+            self._kill_for(Cause.CRASHED, "The job wrote into the runtime's own pipe.")
 
     def _take_records(self, data: bytes) -> None:
         events: list[bytes] = []
@@ -411,7 +414,7 @@ class Supervisor:
         for index, fd in enumerate(self._child.output_reads):
             for data in read_available(fd, limit_bytes):
                 if text := self._decoders[index].decode(data):
-                    self._send(Events(data=encode_stream(call, index, text)))
+                    self._send(Events(data=b"".join(encode_stream(call, index, text))))
 
     def _kill_for(self, cause: Cause, why: str) -> None:
         if self._killed_for is None:
@@ -441,7 +444,13 @@ class Supervisor:
         if self._run is not None:
             if not reaped and after.cpu_s is None:
                 reaped = self._kill_strays()
-            usage_of_call = used(self._before, after, reaped, len(self._run.inputs))
+            usage_of_call = used(
+                self._before,
+                after,
+                reaped,
+                warm_cpu_s=self._warm_cpu_s,
+                input_bytes=len(self._run.inputs),
+            )
         if cause is Cause.OUT_OF_MEMORY:
             usage_of_call = msgspec.structs.replace(usage_of_call, out_of_memory=True)
         self._send(Exited(cause=cause, exit_code=exit_code, message=message, usage=usage_of_call))
