@@ -237,6 +237,8 @@ class Listener(Application):
         return self.get_handler_delegate(request, EndpointHandler, arguments)
 
     def _refusal(self, request: HTTPServerRequest, error: GridXError) -> Any:
+        # The body is never looked at: without its type Tornado does not try to take it apart.
+        request.headers.pop("Content-Type", None)
         arguments = {"context": self._context, "error": error}
         return self.get_handler_delegate(request, RefusalHandler, arguments)
 

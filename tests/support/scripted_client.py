@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any, Self, TypeVar
 
 import msgspec
@@ -32,6 +33,15 @@ PATIENCE_S = 20.0
 FINAL = ("completed", "failed", "cancelled")
 
 
+async def until(check: Callable[[], Awaitable[bool]]) -> None:
+    """Return once ``check`` holds: a state to wait for that nobody announces."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            if await check():
+                return
+            await asyncio.sleep(0.01)
+
+
 class Rest:
     """Speaks REST with one coordinator."""
 
@@ -42,6 +52,8 @@ class Rest:
         self, method: str, path: str, body: bytes | str | None = None, **headers: str | None
     ) -> HTTPResponse:
         """Return the answer, whatever its status. Underscores in header names become hyphens."""
+        if body is None and method in ("POST", "PUT", "PATCH"):
+            body = b""
         sent = {name.replace("_", "-"): text for name, text in headers.items() if text is not None}
         request = HTTPRequest(
             self.http_url + path,

@@ -339,7 +339,8 @@ class WorkerThatResends(ScriptedWorker):
 
     def _obey(self, message: ToWorker) -> None:
         super()._obey(message)
-        if isinstance(message, OutputResend) and message.offset > 0:
+        asked = sum(isinstance(one, OutputResend) for one in self.received)
+        if isinstance(message, OutputResend) and asked > 1:
             start, whole = self.streams[message.job_id]
             self.output(start, message.offset, whole[message.offset :])
             self.finish(start, stream_bytes=len(whole))
