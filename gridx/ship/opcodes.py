@@ -9,8 +9,10 @@ from typing import Final, NamedTuple
 
 _READS: Final = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})
 _CO_NEWLOCALS: Final = 0x2
-# Written by the compiler for annotated statements, never by the user.
-_COMPILER_NAMES: Final = frozenset({"__annotations__", "__conditional_annotations__"})
+# Used by the compiler for annotated statements and class bodies.
+_COMPILER_NAMES: Final = frozenset(
+    {"__annotations__", "__conditional_annotations__", "__classdict__", "__name__"}
+)
 
 
 class CodeNames(NamedTuple):
