@@ -30,7 +30,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import docker.errors
 import requests
@@ -43,6 +43,7 @@ PACKAGES: Final = ("docker.io", "debootstrap")  # the second makes the image whe
 ANSWER_TIMEOUT_S: Final = 5.0
 START_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 20.0
+_started: Final[dict[Path, subprocess.Popen[bytes]]] = {}  # children of this process, to reap
 EX_UNAVAILABLE: Final = 69  # sysexits.h: a service that is needed is not there
 
 
@@ -80,6 +81,10 @@ class Private:
     def kept(self) -> Path:
         """There while the engine was asked for by ``start``: then ``run`` does not end it."""
         return self.state / "kept"
+
+    def lock(self, name: str) -> IO[str]:
+        """Open a lock file beside the state, which itself goes and comes with the engine."""
+        return self.state.with_name(f"{self.state.name}.{name}").open("w")
 
     def command(self) -> list[str]:
         # Sandboxes and builds have no network, so the engine needs neither bridge nor firewall.
@@ -231,6 +236,7 @@ def start_private(private: Private) -> None:
             stderr=log,
             start_new_session=True,
         )
+    _started[private.state] = process
     while (reason := why_unusable(private.host)) is not None:
         try:
             process.wait(timeout=0.1)
@@ -264,6 +270,8 @@ def stop_private(private: Private) -> None:
         pass  # it ended between the two lines
     finally:
         os.close(handle)
+    if child := _started.pop(private.state, None):
+        child.wait()
     if private.pid() is None:
         shutil.rmtree(private.state, ignore_errors=True)
 
@@ -299,12 +307,13 @@ def using_engine(private: Private | None = None) -> Iterator[str | None]:
         return
     if not may_start():
         raise EngineUnavailable(what_to_type(reason))
-    own.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with own.state.with_suffix(".lock").open("w") as users:
-        fcntl.flock(users, fcntl.LOCK_EX)
-        if why_unusable(own.host) is not None:
-            start_private(own)
+    with own.lock("users") as users:
+        # Shared while in use. Whoever stops the engine holds it alone, and is waited for here.
         fcntl.flock(users, fcntl.LOCK_SH)
+        with own.lock("start") as start:
+            fcntl.flock(start, fcntl.LOCK_EX)
+            if why_unusable(own.host) is not None:
+                start_private(own)
         try:
             yield own.host
         finally:
