@@ -29,7 +29,6 @@ async def _raw(url: str, text: str) -> tuple[int, bytes]:
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(text.replace("{host}", f"{host}:{port}").encode())
     await writer.drain()
-    writer.write_eof()
     async with asyncio.timeout(10):
         answer = await reader.read()
     writer.close()
