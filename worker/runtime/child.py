@@ -49,6 +49,16 @@ _WARM_CELL: Final = Run(
 )
 _WARM_ERROR: Final = Run(kind="cell", code="def f():\n    return 1 / 0\nf()", timeout_s=1.0)
 _RESERVED_FDS: Final = 40
+# What the interpreter puts into __main__; multiprocessing asks for most of it.
+_MAIN_NAMES: Final[dict[str, Any]] = {
+    "__name__": "__main__",
+    "__doc__": None,
+    "__package__": None,
+    "__loader__": None,
+    "__spec__": None,
+    "__annotations__": {},
+    "__builtins__": builtins,
+}
 
 
 class ChildPipes(NamedTuple):
@@ -152,6 +162,7 @@ class _Child:
         self._run_cell(_WARM_ERROR)
         self._result = None
         shell.reset(new_session=True)
+        self._main.__dict__.update(_MAIN_NAMES)
         shell.execution_count = 1
         atexit.unregister(shell.atexit_operations)  # a script's own functions run at its end
         # The thread that reads the pipes is ours; the job need not hear about it when it forks.
@@ -235,15 +246,7 @@ class _Child:
     def _run_script(self, run: Run) -> Done:
         namespace = self._main.__dict__
         namespace.clear()
-        namespace.update(
-            __name__="__main__",
-            __doc__=None,
-            __package__=None,
-            __loader__=None,
-            __spec__=None,
-            __annotations__={},
-            __builtins__=builtins,
-        )
+        namespace.update(_MAIN_NAMES)
         return run_script(run.code, namespace)
 
     def _run_cell(self, run: Run) -> Done:
