@@ -173,10 +173,14 @@ async def test_after_kill_9_the_containers_end_and_the_next_run_removes_them(
     first = await WorkerProgram.start(coordinator.url, tmp_path, *OPTIONS)
     await first.wait_ready()
     ref = await running(coordinator)
+    beats = len(coordinator.of(Heartbeat))
+    await coordinator.wait(  # the pool is full again: no container is half made
+        lambda: [b for b in coordinator.of(Heartbeat)[beats:] if b.load.warm_sandboxes == 1]
+    )
     first.signal(signal.SIGKILL)
     await first.wait_exit()
     left = containers.all()
-    assert left
+    assert len(left) == 2
     await containers.wait(lambda: containers.alive() == set())  # at the end of their stdin
     async with worker_program(coordinator.url, tmp_path, *OPTIONS) as second:
         await second.wait_ready()

@@ -34,7 +34,7 @@ from ..images import (
 from ..runtime.frames import Frame, FromSupervisor, Ready, encode_frame
 from .base import DEFAULT_REQUEST, Death, Promise, SandboxClosed
 from .frames import AttachDemultiplexer
-from .limits import WORKER_LABEL, container_options, promises
+from .limits import POOL_LABEL, WORKER_LABEL, container_options, promises
 from .pipe import FrameQueue
 from .uids import UidRange
 
@@ -44,6 +44,7 @@ API_TIMEOUT_S = 20.0
 ATTACH_TIMEOUT_S = 10.0
 READY_TIMEOUT_S = 30.0
 REMOVE_TRIES = 3
+LATE_SWEEP_S = 10.0
 THREADS = 4  # two starts and two removals at once
 MAX_HEAD_BYTES = 16 * 1024
 
@@ -198,6 +199,7 @@ class DockerEngine:
         self._uids: UidRange | None = None
         self._image: ImageInfo | None = None
         self._address = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+        self._late_sweep: asyncio.Task[None] | None = None
         self._live: dict[str, int] = {}  # container -> its uid
         self.info: Mapping[str, Any] = {}
 
@@ -221,9 +223,8 @@ class DockerEngine:
             )
         self._uids = UidRange.lock()
         self._image = await self._call(lambda api: ensure_image(api, self._python_minor))
-        removed = await self.sweep()
-        if removed:
-            _log.info("removed leftovers", extra={"action": "sweep", "containers": removed})
+        await self.sweep()
+        self._late_sweep = asyncio.create_task(self._sweep_later())
 
     async def check_promises(self) -> list[Promise]:
         """Return what the engine says about each promised limit."""
@@ -244,9 +245,24 @@ class DockerEngine:
         """Remove containers that an earlier run of this worker left; return how many."""
         label = {"label": f"{WORKER_LABEL}={self._worker_id}"}
         found = await self._call(lambda api: api.containers(all=True, filters=label))
-        leftovers = [str(entry["Id"]) for entry in found if str(entry["Id"]) not in self._live]
+        leftovers = [
+            str(entry["Id"])
+            for entry in found
+            if (entry.get("Labels") or {}).get(POOL_LABEL) != self._pool_id
+        ]
         await asyncio.gather(*(self._remove(container) for container in leftovers))
+        if leftovers:
+            _log.info("removed leftovers", extra={"action": "sweep", "containers": len(leftovers)})
         return len(leftovers)
+
+    async def _sweep_later(self) -> None:
+        # A create that the earlier run did not live to see answered may be carried out after
+        # the first sweep.
+        await asyncio.sleep(LATE_SWEEP_S)
+        try:
+            await self.sweep()
+        except SandboxError as error:
+            _log.warning("no second sweep", extra={"action": "sweep", "error": str(error)})
 
     # ---- one container
 
@@ -372,6 +388,8 @@ class DockerEngine:
         return False  # the sweep of the next start tries again
 
     async def close(self) -> None:
+        if self._late_sweep is not None:
+            self._late_sweep.cancel()
         await asyncio.gather(*(self.remove(*entry) for entry in list(self._live.items())))
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._uids is not None:
