@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 
-from gridx.errors import GridXError, ProtocolError
+from gridx.errors import GridXError, InvalidRequest, ProtocolError
 from gridx.events import MAX_EVENT_BYTES
 from gridx.resources import KIB, MIB
 from gridx.schemas import MAX_TIMEOUT_S
@@ -46,6 +46,23 @@ def check_whole_events(data: bytes) -> None:
         if end > size or end - at > MAX_EVENT_BYTES:
             raise ProtocolError("A piece of output does not hold whole events.")
         at = end
+
+
+def _from_event(data: bytes, offset: int) -> bytes:
+    """Return ``data`` from ``offset`` on; nothing where it ends before that.
+
+    Raises:
+        InvalidRequest: no event begins there.
+    """
+    at, size = 0, len(data)
+    while at < min(offset, size):
+        at += 4 + int.from_bytes(data[at : at + 4], "big")
+    if at > offset:
+        raise InvalidRequest(
+            "No event of this output begins at that position.",
+            hint="Go on from a position that the coordinator sent, or from 0.",
+        )
+    return data[offset:]
 
 
 class AttemptOutput:
@@ -112,8 +129,12 @@ class AttemptOutput:
         return new
 
     def tail(self, offset: int) -> bytes:
-        """Return the gathered bytes from ``offset`` on (at or behind the stored end)."""
-        return bytes(self._buffer[max(0, offset - self.stored_end) :])
+        """Return the gathered bytes from ``offset`` on, which is at or behind the stored end.
+
+        Raises:
+            InvalidRequest: no event begins there.
+        """
+        return _from_event(bytes(self._buffer), offset - self.stored_end)
 
     async def store(self) -> None:
         """Bring everything gathered so far into the log, then say so."""
@@ -247,11 +268,17 @@ class Outputs:
 
         What is only gathered so far is not in it: ``AttemptOutput.tail`` has that.
         """
-        if (job_id, attempt) not in self._live:
+        live = self._live.get((job_id, attempt))
+        if live is None:
             stream = await self._store.read(views.find_stream, job_id, attempt)
             if stream is not None:
-                if offset < len(stream):
-                    yield offset, stream[offset:]
+                if data := _from_event(stream, offset):
+                    yield offset, data
                 return
+            end = await self._log.end(job_id, attempt)
+        else:
+            end = live.stored_end
+        if offset >= end:
+            return  # a client may be ahead of what is stored: it had the bytes live
         async for piece in self._log.read(job_id, attempt, offset):
             yield piece.offset, piece.data

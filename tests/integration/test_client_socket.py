@@ -182,10 +182,11 @@ async def test_output_is_resumed_at_every_position(coordinator: Serving) -> None
             assert final.held_ucr == 0
 
 
-async def test_a_position_inside_an_event_is_refused(coordinator: Serving) -> None:
+@pytest.mark.parametrize("size", [100, 100_000], ids=["stored with the report", "in the log"])
+async def test_a_position_inside_an_event_is_refused(coordinator: Serving, size: int) -> None:
     worker = WorkerByHand(coordinator.ws_url)
     sent = submission()
-    whole = text_events("x" * 100_000)  # too long to be stored with the report
+    whole = text_events("x" * size)
     async with workers(worker), ScriptedClient(coordinator.http_url) as client:
         client.send(sent)
         start = await worker.expect(StartAttempt)
@@ -460,6 +461,7 @@ async def test_without_a_subprotocol_the_two_names_are_told(coordinator: Serving
     assert isinstance(answer, bytes)
     assert b"gridx.v1.msgpack" in answer
     assert await connection.read_message() is None
+    connection.close()
 
 
 async def test_two_clients_watch_one_job_alike(coordinator: Serving) -> None:
