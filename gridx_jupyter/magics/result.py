@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from .options import CellOptions
 
 
+_MAX_NOTES = 10
+
+
 @dataclass(frozen=True)
 class Order:
     """A cell that was prepared: what it is, what travels, how its results come home."""
@@ -200,8 +203,11 @@ def _notes_on(applied: Applied) -> list[str]:
         f"{name} came home unopened: {clean_line(repr(handle), 200)}"
         for name, handle in applied.opaque.items()
     ]
-    if applied.unexpected:
-        names = ", ".join(clean_line(name, 60) for name in applied.unexpected[:5])
+    others = [name for name in applied.unexpected if name not in applied.refused]
+    if others:
+        names = ", ".join(clean_line(name, 60) for name in others)
         notes.append(f"not taken, since this cell does not bind them: {names}")
     notes += [clean_line(warning, 300) for warning in applied.warnings]
+    if len(notes) > _MAX_NOTES:
+        notes[_MAX_NOTES:] = [f"and {len(notes) - _MAX_NOTES} more of this kind"]
     return notes
