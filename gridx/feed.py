@@ -110,8 +110,8 @@ class Feed:
             attempt=self.position.attempt, offset=self.position.offset + len(data)
         )
         self._received_bytes += len(data)
-        if self._received_bytes - self._read_bytes <= self._limit_bytes:
-            return Ask.NOTHING
+        if self.view is None or self._received_bytes - self._read_bytes <= self._limit_bytes:
+            return Ask.NOTHING  # before the first state there is no reader that could make room
         self.is_paused = True
         if self.has_room:  # the reader was quicker, and saw no pause that it could end
             self.is_paused = False

@@ -320,6 +320,21 @@ async def test_a_slow_reader_pauses_its_own_job_and_loses_nothing(
         assert text_of(await read(slow)) == whole
 
 
+async def test_a_job_that_ended_long_ago_is_attached_with_all_its_output(
+    grid: ScriptedCoordinator,
+) -> None:
+    async with client_of(grid, feed_limit_bytes=1000) as client:
+        job = await client.submit(REQUEST)
+        scripted = grid.only_job()
+        grid.start(scripted)
+        grid.emit(scripted, say("x" * 5000))
+        grid.finish(scripted)
+        job.detach()
+        again = await client.attach(job.id)
+        assert again.view.status == "completed"
+        assert text_of(await read(again)) == "x" * 5000
+
+
 async def test_a_missing_part_that_never_comes_is_an_error(
     grid: ScriptedCoordinator, client: Client
 ) -> None:

@@ -134,6 +134,7 @@ def test_the_same_state_is_told_once() -> None:
 
 def test_a_slow_reader_pauses_the_job_until_it_has_made_room() -> None:
     feed = Feed(limit_bytes=150)
+    feed.on_changed(JobChanged(job=view()))
     feed.on_output(piece(0, "x" * 60))
     assert feed.on_output(piece(size("x" * 60), "y" * 60)) is Ask.UNWATCH
     here = feed.position
@@ -155,8 +156,18 @@ def test_a_slow_reader_pauses_the_job_until_it_has_made_room() -> None:
     assert isinstance(updates[-1], Finished)
 
 
+def test_the_output_of_a_job_that_ended_long_ago_comes_before_its_state_and_is_not_paused() -> None:
+    feed = Feed(limit_bytes=10)
+    assert feed.on_output(piece(0, "x" * 60)) is Ask.NOTHING
+    feed.on_changed(JobChanged(job=view("completed")))
+    updates = taken(feed)
+    assert text_of(updates) == "x" * 60
+    assert isinstance(updates[-1], Finished)
+
+
 def test_a_returned_link_asks_for_what_follows_but_not_for_a_paused_job() -> None:
     feed = Feed(limit_bytes=10)
+    feed.on_changed(JobChanged(job=view()))
     assert feed.on_link(connected=False) is Ask.NOTHING
     assert feed.on_link(connected=True) is Ask.WATCH
     feed.on_output(piece(0, "x" * 60))
@@ -198,6 +209,7 @@ def test_pieces_in_any_order_with_repeats_and_pauses_give_the_stream(data: Any) 
     for text in texts:
         borders.append(borders[-1] + size(text))
     feed = Feed(limit_bytes=data.draw(st.sampled_from([20, 60, 10_000])))
+    feed.on_changed(JobChanged(job=view()))
     stream, updates = encoded(*texts), []
     final = JobChanged(
         job=view("completed"), end=Position(attempt=1, offset=len(stream)), cost_ucr=1

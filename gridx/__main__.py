@@ -1,0 +1,9 @@
+"""``python -m gridx``: the same as ``gridx``."""
+
+from __future__ import annotations
+
+import sys
+
+from .cli import main
+
+sys.exit(main())
