@@ -16,6 +16,8 @@ from .flow import Flow
 
 IDENTIFIER: Final = re.compile(r"[^\W\d]\w*")
 _AT_NAME: Final = re.compile(r"@([^\W\d]\w*)")
+# What IPython transforms: magics, shell lines, help, quoting prefixes, prompts, indentation.
+_NOT_PYTHON: Final = re.compile(r"[%!?]|^\s*[,;/]|>>>|^\s*In \[|\A\s", re.MULTILINE)
 # Calls that may reach any name of their caller.
 _DYNAMIC: Final = frozenset({"exec", "eval", "globals", "locals", "vars", "compile", "__import__"})
 # Calls whose string arguments name variables of the calling frame: pandas, numexpr, duckdb,
@@ -99,6 +101,8 @@ def analyze(source: str) -> Analysis:
 def transform(source: str) -> str:
     """Return ``source`` as plain Python, magics as calls, where IPython is loaded."""
     module: Any = sys.modules.get("IPython.core.inputtransformer2")
+    if not _NOT_PYTHON.search(source):
+        return source
     return source if module is None else str(module.TransformerManager().transform_cell(source))
 
 

@@ -68,15 +68,21 @@ def by_value() -> Iterator[LocalModules]:
             cloudpickle.unregister_pickle_by_value(module)
 
 
+_installed: set[str] = set()
+"""Names of modules that were looked at and are nobody's own: hundreds, and looked at each time."""
+
+
 def _find() -> LocalModules:
     files: list[ModuleType] = []
     packages: set[str] = set()
-    for name, module in list(sys.modules.items()):
+    for name in [name for name in list(sys.modules) if name not in _installed]:
+        module = sys.modules.get(name)
         root = name.partition(".")[0]
-        if root in _OURS or name != getattr(module, "__name__", None):
-            continue
         file = getattr(module, "__file__", None)
-        if not isinstance(file, str) or not file.endswith(".py") or _is_installed(file):
+        is_alias = name != getattr(module, "__name__", None)
+        is_file = isinstance(file, str) and file.endswith(".py")
+        if module is None or root in _OURS or is_alias or not is_file or _is_installed(file):
+            _installed.add(name)
             continue
         if "." in name or hasattr(module, "__path__"):
             packages.add(root)
@@ -85,5 +91,7 @@ def _find() -> LocalModules:
     return LocalModules(files, frozenset(packages))
 
 
-def _is_installed(file: str) -> bool:
-    return file.startswith(_INSTALLED) or "site-packages" in file or "dist-packages" in file
+def _is_installed(file: str | None) -> bool:
+    return file is not None and (
+        file.startswith(_INSTALLED) or "site-packages" in file or "dist-packages" in file
+    )

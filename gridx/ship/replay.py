@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import copy
 import linecache
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -33,6 +34,8 @@ _MAKERS: Final = frozenset(
         "new_class",
     ]
 )
+# A cell without any of these words has no definitions, and need not be parsed.
+_WORDS: Final = re.compile(rf"\b(?:import|def|class|lambda|{'|'.join(sorted(_MAKERS))})\b")
 _BODIES: Final = ("body", "orelse", "finalbody", "handlers", "cases")
 
 
@@ -96,6 +99,8 @@ class CellDefinitions:
 
 def statements(cell_source: str) -> CellDefinitions:
     """Return the definitions of the cell; none when it is not Python."""
+    if not _WORDS.search(cell_source):
+        return CellDefinitions((), frozenset(), 0)
     try:
         tree = ast.parse(transform(cell_source))
     except SyntaxError:
