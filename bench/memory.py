@@ -17,6 +17,7 @@ from gridx.ids import new_job_id
 from gridx.resources import MIB
 from gridx.schemas import JobRequest, Limits
 from tests.support.programs import Coordinator, Worker, containers_of
+from worker.images import engine_client
 
 BARS_MIB = {"coordinator, 10,000 stored jobs": 150, "worker daemon": 100, "idle warm container": 35}
 
@@ -54,8 +55,6 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--jobs", type=int, default=10_000)
     options = parser.parse_args(argv)
-    import docker
-
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         with Coordinator(Path(folder) / "coordinator") as coordinator:
@@ -68,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
                 figures["worker daemon"] = (
                     psutil.Process(worker.process.pid).memory_info().rss / MIB
                 )
-                api = docker.APIClient(version="auto")
+                api = engine_client()
                 charged = [
                     charged_bytes(box, api.inspect_container(box)["State"]["Pid"])
                     for box in containers_of(worker.worker_id)

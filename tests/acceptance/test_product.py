@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -124,9 +125,9 @@ def test_an_error_points_at_the_line_of_the_visible_cell(kernel: Kernel) -> None
     ran = kernel.run("%%gridx\nvalue = 1\nother = 0\nvalue / other\nprint('never')")
     assert ran.reply["status"] == "error"
     assert ran.error is not None
-    trace = "\n".join(ran.error["traceback"])
+    trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(ran.error["traceback"]))
     assert "ZeroDivisionError" in trace
-    assert "----> 4" in trace or "-> 4 " in trace, trace
+    assert "----> 4 value / other" in trace
     caught = kernel.run("print(value, other)")
     assert caught.stdout == "1 0\n"
 
@@ -152,7 +153,7 @@ def test_interrupt_removes_the_container_within_two_seconds_and_closes_the_hold(
     assert ran.reply["ename"] == "KeyboardInterrupt"
     account = credits_of(coordinator, "scientist")
     assert account["held"] == 0.0
-    assert 0 < end["cost"] < end["reserved"]
+    assert 0 < end["cost"] < 30.0  # five minutes of one core were held
 
 
 def test_credits_move_from_the_user_to_the_lender_by_the_cost(
@@ -178,7 +179,7 @@ def test_credits_move_from_the_user_to_the_lender_by_the_cost(
             "out_of_memory",
         ),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", {}, "crashed"),
-        ("raise SystemExit(3)", {}, "error"),
+        ("raise SystemExit(3)", {}, "job_failed"),
     ],
 )
 def test_a_job_that_ends_badly_says_why(
@@ -222,7 +223,11 @@ def test_a_killed_worker_loses_its_job_to_another_and_leaves_no_container(tmp_pa
                 second.worker_id,
             )
             assert job["stdout"] == "begun\ndone\n"
-            wait_for(lambda: not containers_of(first.worker_id), 10)
+            wait_for(lambda: not containers_of(first.worker_id, running=True), 10)
+            remains = set(containers_of(first.worker_id))
+            with Worker(coordinator, tmp_path / "first", user="first") as again:
+                assert again.worker_id == first.worker_id
+                assert not remains & set(containers_of(first.worker_id))
         assert credits_of(coordinator, "patient")["held"] == 0.0
         assert credits_of(coordinator, "first")["balance"] == 100.0
         assert credits_of(coordinator, "patient")["balance"] == pytest.approx(100.0 - job["cost"])

@@ -17,6 +17,8 @@ from typing import Any, Self
 
 import requests
 
+from worker.images import engine_client
+
 READY_WITHIN_S = 120.0
 PASSWORD = "secret123"
 
@@ -44,14 +46,19 @@ class Program:
             text=True,
             bufsize=1,
         )
-        for stream in (self.process.stdout, self.process.stderr):
-            threading.Thread(target=self._read, args=(stream,), daemon=True).start()
+        self._readers = [
+            threading.Thread(target=self._read, args=(stream,), daemon=True)
+            for stream in (self.process.stdout, self.process.stderr)
+        ]
+        for reader in self._readers:
+            reader.start()
 
     def _read(self, stream: Any) -> None:
-        for line in stream:
-            self.lines.append(line.rstrip("\n"))
-            if line.startswith("ready "):
-                self._ready.put(line.strip())
+        with stream:
+            for line in stream:
+                self.lines.append(line.rstrip("\n"))
+                if line.startswith("ready "):
+                    self._ready.put(line.strip())
         self._ready.put("")
 
     def wait_ready(self, within_s: float = READY_WITHIN_S) -> dict[str, str]:
@@ -73,13 +80,18 @@ class Program:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
         self.process.wait(10)
+        for reader in self._readers:
+            reader.join(10)
 
     def stop(self, within_s: float = 30.0) -> int:
         """End it in order and return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(within_s)
+            code = self.process.wait(within_s)
+            for reader in self._readers:
+                reader.join(10)
+            return code
         except subprocess.TimeoutExpired:
             self.kill()
             raise
@@ -195,13 +207,11 @@ def wait_for(probe: Callable[[], Any], within_s: float = 30.0) -> Any:
         pause.wait(0.05)
 
 
-def containers_of(worker_id: str) -> list[str]:
-    """Return the ids of the containers that carry this worker's label, running or not."""
-    import docker
-
-    api = docker.APIClient(version="auto")
+def containers_of(worker_id: str, *, running: bool = False) -> list[str]:
+    """Return the ids of the containers that carry this worker's label, ended ones too."""
+    api = engine_client()
     try:
-        found = api.containers(all=True, filters={"label": f"gridx.worker={worker_id}"})
+        found = api.containers(all=not running, filters={"label": f"gridx.worker={worker_id}"})
         return [c["Id"] for c in found]
     finally:
         api.close()
