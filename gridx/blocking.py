@@ -114,7 +114,8 @@ def _at_exit() -> None:
         _thread.stop()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_after_fork)
 atexit.register(_at_exit)
 
 

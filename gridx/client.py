@@ -92,6 +92,8 @@ class Job:
         """Return the next update, or None. With ``timeout_s`` it blocks its thread so long:
         for a reader outside the event loop (gridx.blocking), never for a coroutine."""
         update = self._feed.take(timeout_s)
+        if update is None and self._feed.is_over and not self._feed.has_next():
+            update = self._feed.end  # taken before, by a reader who was interrupted just then
         if self._feed.wants_resume:
             self._client.resume_soon(self)
         if isinstance(update, EventArrived):

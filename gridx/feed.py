@@ -55,6 +55,7 @@ class Feed:
         self.view: JobView | None = None
         self.is_paused = False
         self.is_over = False  # nothing more will be put in
+        self.end: Finished | None = None
         self._told: JobView | None = None
         self._limit_bytes = limit_bytes
         self._received_bytes = 0
@@ -77,15 +78,14 @@ class Feed:
         if view.status in FINAL_JOB_STATES:
             if message.end is not None and self._lacks(message.end):
                 return self._ask_for_the_rest()
-            self._put(
-                Finished(
-                    view=view,
-                    cost_ucr=message.cost_ucr,
-                    balance_ucr=message.balance_ucr,
-                    held_ucr=message.held_ucr,
-                    result=message.result,
-                )
+            self.end = Finished(
+                view=view,
+                cost_ucr=message.cost_ucr,
+                balance_ucr=message.balance_ucr,
+                held_ucr=message.held_ucr,
+                result=message.result,
             )
+            self._put(self.end)
             self.is_over = True
         elif view != self._told:
             self._told = view

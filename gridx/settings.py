@@ -126,7 +126,7 @@ def read_file(path: Path) -> dict[str, str]:
                 f"{path}: {key} must be text, not {type(value).__name__}.",
                 hint=f'Write it in quotes: {key} = "…".',
             )
-    if "token" in found and mode & 0o077:
+    if "token" in found and mode & 0o077 and os.name == "posix":  # elsewhere modes say nothing
         raise SettingsError(
             f"{path} holds a token and other users may read it.",
             hint=f"Run `chmod 600 {path}`.",

@@ -80,6 +80,16 @@ def test_a_failed_job_gives_its_error(running: ScriptedGridThread, client: Block
     assert error.message == "It failed."
 
 
+def test_an_end_that_an_interrupt_swallowed_is_told_again(
+    running: ScriptedGridThread, client: BlockingClient
+) -> None:
+    prints(running, "x")
+    job = client.submit("...")
+    while not isinstance(job._job._feed.take(5), Finished):
+        pass  # as if the interrupt came before anybody could note it
+    assert job.wait().view.status == "completed"
+
+
 def test_a_silence_is_told_to_those_who_ask(
     running: ScriptedGridThread, client: BlockingClient
 ) -> None:
