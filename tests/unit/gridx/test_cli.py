@@ -260,3 +260,16 @@ def test_without_an_engine_up_falls_back_to_processes_and_says_so(
     assert capsys.readouterr().err == ""
     assert choose_sandbox("auto", nowhere) == "process"
     assert "NOTICE: no Docker engine here" in capsys.readouterr().err
+
+
+def test_the_reference_page_has_every_command_and_every_option() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "command.md").read_text("utf-8")
+    headings = [line[3:] for line in page.splitlines() if line.startswith("## ")]
+    assert sorted(headings) == sorted(COMMANDS)
+    options = {
+        name
+        for action in cli._actions(parser())
+        for name in action.option_strings
+        if name not in ("-h", "--help", "--version")
+    }
+    assert {name for name in options if f"`{name}" not in page and f"[{name}" not in page} == set()
