@@ -295,7 +295,7 @@ class Dispatcher:
             context.counters.report_to_settled_s += monotonic_s() - received_s
         self._forget(link.worker.worker_id, *key)
         if done.outcome is Outcome.REQUEUED:
-            self._requeue(done.job, link.worker.worker_id)
+            self._requeue(done.job, {link.worker.worker_id})
 
     async def hand_back(self, link: WorkerLink, message: HandBack) -> None:
         """Queue an attempt again that its worker will not run."""
@@ -316,10 +316,14 @@ class Dispatcher:
             return
         link.send(Settled(job_id=job_id, attempt=attempt))
         self._forget(link.worker.worker_id, job_id, attempt)
-        self._after_end(done.job, done.outcome, done.balance, link.worker.worker_id)
+        self._after_end(done.job, done.outcome, done.balance, {link.worker.worker_id})
 
-    def note_ended(self, ended: Ended) -> None:
-        """Act on an attempt that the coordinator itself gave up."""
+    def note_ended(self, ended: Ended, *, is_worker_to_blame: bool = False) -> None:
+        """Act on an attempt that the coordinator itself gave up.
+
+        A worker that is there and did not do its part is kept off the job for a moment; one that
+        was away may have it again as soon as it is back.
+        """
         job_id, attempt, worker_id = ended.job.job_id, ended.attempt, ended.worker_id
         _log.warning(
             "An attempt was given up",
@@ -333,21 +337,23 @@ class Dispatcher:
         if link := self._context.connections.find(worker_id):
             link.send(StopAttempt(job_id=job_id, attempt=attempt, fenced=True))
         self._forget(worker_id, job_id, attempt)
-        self._after_end(ended.job, ended.outcome, ended.balance, worker_id)
+        avoid = {worker_id} if is_worker_to_blame else set()
+        self._after_end(ended.job, ended.outcome, ended.balance, avoid)
 
     def _after_end(
-        self, job: JobRecord, outcome: Outcome, balance: Balance | None, worker_id: str
+        self, job: JobRecord, outcome: Outcome, balance: Balance | None, avoid: set[str]
     ) -> None:
         if outcome is Outcome.REQUEUED:
-            self._requeue(job, worker_id)
+            self._requeue(job, avoid)
             return
         self._context.counters.ended[job.state.value] += 1
         self._context.publish_change(job, balance=balance)
 
-    def _requeue(self, job: JobRecord, worker_id: str) -> None:
+    def _requeue(self, job: JobRecord, avoid: set[str]) -> None:
         self._context.counters.requeued += 1
-        self._avoided_until_s[job.job_id] = monotonic_s() + AVOID_S
-        self._enqueue(job, {worker_id})
+        if avoid:
+            self._avoided_until_s[job.job_id] = monotonic_s() + AVOID_S
+        self._enqueue(job, avoid)
         self._context.publish_change(job)
 
     def _forget(self, worker_id: str, job_id: str, attempt: int) -> None:
@@ -382,7 +388,7 @@ class Dispatcher:
         context = self._context
         ended = await context.store.run(expire.lose, context.settings, job_id, attempt, link.worker)
         if ended is not None:
-            self.note_ended(ended)
+            self.note_ended(ended, is_worker_to_blame=True)
         elif link.attempts.get(job_id) == attempt:
             self._forget(link.worker.worker_id, job_id, attempt)
 
@@ -408,7 +414,8 @@ class Dispatcher:
         await self._record_starts()
         if await context.store.read(expire.find_due):
             for ended in await context.store.run(expire.expire, context.settings):
-                self.note_ended(ended)
+                is_there = context.connections.find(ended.worker_id) is not None
+                self.note_ended(ended, is_worker_to_blame=is_there)
 
     async def _record_starts(self) -> None:
         """Write, in one go, which attempts have started; one that has ended already needs none."""
