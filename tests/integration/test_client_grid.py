@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from gridx.schemas import MAX_CODE_BYTES, JobRequest, Limits
 from gridx.settings import ConnectionSettings
 from gridx.updates import EventArrived, Finished, LinkChanged, Restarted, Update
 from tests.support.gridx_command import Up, environment
+from tests.support.programs import Coordinator, Worker
 
 LINES = 400
 PRINTS = f"""
@@ -118,3 +120,30 @@ async def test_a_running_job_is_cancelled_from_another_client(grid: Up) -> None:
         assert job.finished is not None
         assert job.finished.view.status == "cancelled"
         assert job.finished.held_ucr == 0
+
+
+async def test_a_killed_coordinator_comes_back_and_the_output_goes_on_without_a_gap(
+    tmp_path: Path,
+) -> None:
+    code = "import time\nfor n in range(60):\n    print(n, flush=True)\n    time.sleep(0.05)"
+    env = environment(tmp_path)
+    with ExitStack() as stack:
+        first = stack.enter_context(Coordinator(tmp_path / "c", env=env))
+        stack.enter_context(Worker(first, tmp_path / "w", user="ada", sandbox="process", env=env))
+        async with Client(ConnectionSettings(url=first.http_url, user="ada")) as client:
+            job = await client.submit(JobRequest(code=code))
+            updates: list[Update] = []
+            was_killed = False
+            async for update in job.updates():
+                updates.append(update)
+                if isinstance(update, EventArrived) and not was_killed:
+                    was_killed = True
+                    await asyncio.to_thread(first.kill)
+                    stack.enter_context(
+                        await asyncio.to_thread(Coordinator, tmp_path / "c", like=first, env=env)
+                    )
+            assert text_of(updates) == "".join(f"{n}\n" for n in range(60))
+            assert [u.connected for u in updates if isinstance(u, LinkChanged)] == [False, True]
+            assert not any(isinstance(update, Restarted) for update in updates)
+            assert job.finished is not None
+            assert job.finished.view.status == "completed"
