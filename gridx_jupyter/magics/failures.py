@@ -37,7 +37,7 @@ def shown_at_its_lines(error: BaseException, shell: InteractiveShell) -> BaseExc
         lines = shell.SyntaxTB.structured_traceback(type(error), error, None)
         return _stand_in(error, lines)
     if isinstance(error, BaseExceptionGroup):
-        return _stand_in(error, traceback.format_exception(error))
+        return _stand_in(error, "".join(traceback.format_exception(error)).splitlines())
     _render_as(error, _Frames(error, frames, shell))
     return error
 

@@ -168,6 +168,7 @@ class LineMagic(Magics):
     def _status(self, words: list[str]) -> None:
         _Parser("status", add_help=False).parse_args(words)
         settings = self._connection.settings
+        self._connection.welcome()  # in open mode this opens the account of a new user
         status = self._connection.client.status()
         account = self._connection.client.balance()
         print(
@@ -215,6 +216,7 @@ class LineMagic(Magics):
 
     def _balance(self, words: list[str]) -> None:
         _Parser("balance", add_help=False).parse_args(words)
+        self._connection.welcome()  # in open mode this opens the account of a new user
         account = self._connection.client.balance()
         held = f" ({account.held:,.2f} held by running cells)" if account.held else ""
         print(f"{account.user_id}: {account.balance:,.6f} credits{held}")

@@ -111,8 +111,9 @@ def dry_run_text(order: Order, connection: Connection) -> str:
     else:
         lines.append("Sent: no variable, only the code.")
     lines.append(_home_text(order))
-    if captured.modules | captured.imports:
-        modules = sorted({name.partition(".")[0] for name in captured.modules | captured.imports})
+    modules = sorted({name.partition(".")[0] for name in captured.modules | captured.imports})
+    modules = [name for name in modules if not name.startswith("_")]
+    if modules:
         lines.append(f"Modules needed there: {', '.join(modules)}.")
     for name, size in sorted(captured.left_out.items()):
         lines.append(

@@ -189,21 +189,23 @@ class CellResult:
                 self.error = shown_as_sentence(refusal)
             return
         self.values = dict(applied.values)
-        self.notes += _notes_on(applied)
+        self.notes += _notes_on(applied, self._order.captured)
 
 
 def _not_sent(captured: Captured) -> list[str]:
     return [*captured.withheld, *captured.left_out, *captured.unpicklable]
 
 
-def _notes_on(applied: Applied) -> list[str]:
+def _notes_on(applied: Applied, captured: Captured) -> list[str]:
     """Return what the user would not expect of how the results came home, one line each."""
     notes = [clean_line(sentence, 300) for sentence in applied.refused.values()]
-    notes += [
-        f"{name} came home unopened: {clean_line(repr(handle), 200)}"
-        for name, handle in applied.opaque.items()
-    ]
-    others = [name for name in applied.unexpected if name not in applied.refused]
+    if applied.opaque:
+        kinds = ", ".join(
+            f"{name} ({clean_line(handle.type_name.rpartition('.')[2], 40)})"
+            for name, handle in list(applied.opaque.items())[:_MAX_NOTES]
+        )
+        notes.append(f"kept closed, usable in later %%gridx cells: {kinds}")
+    others = set(applied.unexpected) - applied.refused.keys() - captured.expected
     if others:
         names = ", ".join(clean_line(name, 60) for name in others)
         notes.append(f"not taken, since this cell does not bind them: {names}")
