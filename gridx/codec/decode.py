@@ -12,7 +12,7 @@ import sys
 import uuid
 import zoneinfo
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from . import (
@@ -99,6 +99,8 @@ class Decoder:
         self.unresolved: set[tuple[str, str]] = set()
         self.memo: list[Any] = []
         self._nodes = 0
+        self.plans: dict[tuple[Any, ...], user_values.Plan] = {}
+        """How to make instances of a class, by its key and the names of its fields."""
         self._user_types = frozenset(cls for cls in classes.values() if isinstance(cls, type))
 
     def guarded(self, node: Any) -> Any:
@@ -215,7 +217,8 @@ class Decoder:
         """Check that ``keys`` may be hashed: no code of the user, no flood of one hash."""
         if not user_values.has_inert_keys(keys, self._user_types):
             raise CodecError("The result has keys with a hash of their own.")
-        if len(keys) > self.limits.same_hash:
+        # The hash of text is seeded in each process: nobody can choose it from outside.
+        if len(keys) > self.limits.same_hash and not set(map(type, keys)) <= {str, bytes}:
             ((_, most),) = collections.Counter(map(hash, keys)).most_common(1)
             self.check(most <= self.limits.same_hash, "too many keys with one hash")
 
@@ -232,7 +235,7 @@ def _list(decoder: Decoder, node: list[Any], depth: int) -> Any:
 
 
 def _numbers(code: str) -> Rule:
-    def rule(decoder: Decoder, node: list[Any], depth: int) -> Any:
+    def rule(decoder: Decoder, node: list[Any], depth: int) -> list[Any]:
         decoder.check(len(node) == 2, "packed numbers")
         raw = decoder.raw(node[1])
         numbers = array(code)
@@ -241,24 +244,97 @@ def _numbers(code: str) -> Rule:
         numbers.frombytes(raw)
         if sys.byteorder == "big":
             numbers.byteswap()
-        return decoder.place(numbers.tolist())
+        return numbers.tolist()
 
     return rule
 
 
-def _bools(decoder: Decoder, node: list[Any], depth: int) -> Any:
+def _bools(decoder: Decoder, node: list[Any], depth: int) -> list[Any]:
     decoder.check(len(node) == 2, "packed bools")
     raw = bytes(decoder.raw(node[1]))
     decoder.count(len(raw))
     decoder.check(not raw.strip(b"\0\1"), "packed bools")
-    return decoder.place([byte == 1 for byte in raw])
+    return [byte == 1 for byte in raw]
 
 
-def _strings(decoder: Decoder, node: list[Any], depth: int) -> Any:
+def _strings(decoder: Decoder, node: list[Any], depth: int) -> list[Any]:
     decoder.check(len(node) == 3, "packed strings")
     lengths = decoder.raw(node[2])
     decoder.count(len(lengths) // 4)
-    return decoder.place(packed_text.unpack(decoder.raw(node[1]), lengths, may_miss=False))
+    return list(packed_text.unpack(decoder.raw(node[1]), lengths, may_miss=False))
+
+
+_PACKED: Final[dict[int, Rule]] = {
+    tags.FLOATS: _numbers("d"),
+    tags.INTS: _numbers("q"),
+    tags.BOOLS: _bools,
+    tags.STRINGS: _strings,
+}
+
+
+def _packed(decoder: Decoder, node: list[Any], depth: int) -> Any:
+    return decoder.place(_PACKED[node[0]](decoder, node, depth))
+
+
+def _column(decoder: Decoder, node: Any, depth: int, count: int) -> list[Any]:
+    """Return ``count`` values that are no list of the user: it gets no number."""
+    decoder.check(type(node) is list and node and type(node[0]) is int, "column")
+    if node[0] == tags.LIST:
+        decoder.check(len(node) == count + 1, "column")
+        return [decoder.value(part, depth) for part in node[1:]]
+    decoder.check(node[0] in _PACKED, "column")
+    values: list[Any] = _PACKED[node[0]](decoder, node, depth)
+    decoder.check(len(values) == count, "column")
+    return values
+
+
+def _columns(
+    decoder: Decoder, names: Any, nodes: list[Any], depth: int, count: int
+) -> Iterator[tuple[str, list[Any]]]:
+    decoder.check(type(names) is list and len(names) == len(nodes) == len(set(names)), "columns")
+    for name, node in zip(names, nodes, strict=True):
+        yield decoder.text(name, 1_000), _column(decoder, node, depth, count)
+
+
+def _rows(decoder: Decoder, node: list[Any], depth: int) -> Any:
+    decoder.check(len(node) > 3, "rows")
+    count = decoder.integer(node[1], 1)
+    decoder.count(count)
+    made: list[Any] = []
+    seen = decoder.place(made)
+    rows: list[dict[str, Any]] = [{} for _ in range(count)]
+    made += [decoder.place(row) for row in rows]
+    for name, column in _columns(decoder, node[2], node[3:], depth + 1, count):
+        for row, value in zip(rows, column, strict=True):
+            row[name] = value
+    return seen
+
+
+def _objects(decoder: Decoder, node: list[Any], depth: int) -> Any:
+    decoder.check(len(node) > 5, "objects")
+    count = decoder.integer(node[1], 1)
+    decoder.count(count)
+    made: list[Any] = []
+    seen = decoder.place(made)
+    plan = user_values.plan_of(decoder, node[2], node[3], node[4])
+    objects = [plan.make() for _ in range(count)]
+    made += [decoder.place(one) for one in objects]
+    for name, column in _columns(decoder, node[4], node[5:], depth + 1, count):
+        for one, value in zip(objects, column, strict=True):
+            plan.fill(one, name, value)
+    return seen
+
+
+def _mapping(decoder: Decoder, node: list[Any], depth: int) -> Any:
+    decoder.check(len(node) == 3 and all(type(part) is list and part for part in node[1:]), "dict")
+    tag, other = node[1][0], node[2][0]
+    decoder.check(type(tag) is int and tag in (tags.INTS, tags.STRINGS), "dict")
+    decoder.check(type(other) is int and other in _PACKED, "dict")
+    keys: list[Any] = _PACKED[tag](decoder, node[1], depth)
+    values: list[Any] = _PACKED[other](decoder, node[2], depth)
+    decoder.check(len(keys) == len(values), "dict")
+    decoder.keys(keys)
+    return decoder.place(dict(zip(keys, values, strict=True)))
 
 
 def _tuple(decoder: Decoder, node: list[Any], depth: int) -> Any:
@@ -455,10 +531,10 @@ def _misplaced(decoder: Decoder, node: list[Any], depth: int) -> Any:
 
 _TABLE: Final[dict[int, Rule]] = {
     tags.LIST: _list,
-    tags.FLOATS: _numbers("d"),
-    tags.INTS: _numbers("q"),
-    tags.BOOLS: _bools,
-    tags.STRINGS: _strings,
+    **dict.fromkeys(_PACKED, _packed),
+    tags.MAPPING: _mapping,
+    tags.ROWS: _rows,
+    tags.OBJECTS: _objects,
     tags.TUPLE: _tuple,
     tags.DICT: _filled(dict),
     tags.ORDERED_DICT: _filled(collections.OrderedDict),

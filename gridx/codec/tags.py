@@ -75,7 +75,11 @@ POLARS_FRAME: Final = 55
 SPARSE: Final = 56
 IMAGE: Final = 57
 TENSOR: Final = 58
-COUNT: Final = 59
+# Many of one form, column by column.
+MAPPING: Final = 59
+ROWS: Final = 60
+OBJECTS: Final = 61
+COUNT: Final = 62
 
 FACTORIES: Final[dict[str, Any]] = {
     "int": int,

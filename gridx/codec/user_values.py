@@ -10,7 +10,7 @@ import dataclasses
 import enum
 import sys
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from . import tags
@@ -114,7 +114,7 @@ def encode_user_value(encoder: Encoder, value: Any, depth: int) -> list[Any]:
         raise Unsupported(cls.__qualname__)
     encoder.mark(value)
     node = [tags.OBJECT, *head]
-    for name, part in _fields(value).items():
+    for name, part in _fields(value, _slot_members(cls)).items():
         if not is_field_name(name):
             raise Unsupported("an attribute name")
         node += [name, encoder.node(part, depth)]
@@ -143,13 +143,23 @@ def _pickles_itself(cls: Any) -> bool:
     return not is_stock and not dataclasses.is_dataclass(cls)
 
 
-def _fields(value: object) -> dict[str, Any]:
+def _fields(value: object, slots: Iterable[str]) -> dict[str, Any]:
     found = dict(getattr(value, "__dict__", {}))
-    for cls in type(value).__mro__:
-        for name, member in vars(cls).items():
-            if isinstance(member, types.MemberDescriptorType) and hasattr(value, name):
-                found[name] = getattr(value, name)
+    for name in slots:
+        if hasattr(value, name):
+            found[name] = getattr(value, name)
     return found
+
+
+def fields_of_plain(values: list[Any]) -> list[dict[str, Any]] | None:
+    """Return the fields of ``values``, all of one class; None unless they are plain objects."""
+    cls = type(values[0])
+    is_other = isinstance(values[0], (*_BUILTIN_BASES, *_CODE, enum.Enum))
+    if is_other or "<locals>" in cls.__qualname__ or _pickles_itself(cls):
+        return None
+    slots = list(_slot_members(cls))
+    fields = [_fields(value, slots) for value in values]
+    return fields if all(map(is_field_name, fields[0])) else None
 
 
 def is_field_name(name: object) -> bool:
@@ -178,38 +188,77 @@ def _placeholder(decoder: Decoder, node: list[Any]) -> Opaque:
     return Opaque(name, "this notebook has no definition of it", b"", decoder.source)
 
 
-def _decode_object(decoder: Decoder, node: list[Any], depth: int) -> object:
-    cls = _class(decoder, node)
-    decoder.check(len(node) % 2 == 1, "fields")
-    names = node[3::2]
-    decoder.check(all(is_field_name(name) for name in names), "attribute name")
-    if cls is None:
-        made: object = decoder.place(_placeholder(decoder, node))
-        for part in node[4::2]:
-            decoder.value(part, depth)  # keeps the numbers of the memo right
-        return made
+class Plan:
+    """How instances of one class with one set of fields are made, checked once for all of them."""
+
+    def __init__(
+        self, cls: type | None, slots: Mapping[str, Any], placeholder: Callable[[], Opaque]
+    ) -> None:
+        self._cls = cls
+        self._slots = slots
+        self._placeholder = placeholder
+
+    def make(self) -> Any:
+        """Return an instance without fields, or what stands for one whose class is not here."""
+        return self._placeholder() if self._cls is None else object.__new__(self._cls)
+
+    def fill(self, made: Any, name: str, value: Any) -> None:
+        """Set a field past ``__setattr__`` and properties."""
+        if self._cls is None:
+            return
+        if name in self._slots:
+            self._slots[name].__set__(made, value)
+            return
+        attributes = getattr(made, "__dict__", None)
+        if type(attributes) is not dict:
+            raise CodecError(f"{self._cls.__qualname__!r} has no attribute {name!r} here.")
+        attributes[name] = value
+
+
+def plan_of(decoder: Decoder, module: Any, qualname: Any, names: Any) -> Plan:
+    """Return the plan for the fields ``names`` of a class of the user.
+
+    Raises:
+        CodecError: it is no plain class here, or has other fields.
+    """
+    is_named = type(module) is str and type(qualname) is str and type(names) is list
+    decoder.check(is_named and all(map(is_field_name, names)), "attribute name")
+    key = (module, qualname, *names)
+    if key not in decoder.plans:
+        node = [tags.OBJECT, module, qualname]
+        cls = _class(decoder, node)
+        if cls is not None:
+            _check_plain(decoder, cls, names)
+        slots = {} if cls is None else _slot_members(cls)
+        decoder.plans[key] = Plan(cls, slots, lambda: _placeholder(decoder, node))
+    return decoder.plans[key]
+
+
+def _check_plain(decoder: Decoder, cls: type, names: list[str]) -> None:
     if issubclass(cls, (*_BUILTIN_BASES, enum.Enum)):
-        raise CodecError(f"{node[2]!r} is not a plain class.")
+        raise CodecError(f"{cls.__qualname__!r} is not a plain class.")
     if dataclasses.is_dataclass(cls):
         wanted = {field.name for field in dataclasses.fields(cls)}
         decoder.check(wanted <= set(names), "dataclass fields")
-    slots = {
+
+
+def _slot_members(cls: type) -> dict[str, Any]:
+    return {
         name: member
         for base in cls.__mro__
         for name, member in vars(base).items()
         if isinstance(member, types.MemberDescriptorType)
     }
-    made = object.__new__(cls)
+
+
+def _decode_object(decoder: Decoder, node: list[Any], depth: int) -> object:
+    decoder.check(len(node) >= 3 and len(node) % 2 == 1, "fields")
+    names = node[3::2]
+    plan = plan_of(decoder, node[1], node[2], names)
+    made = plan.make()
     decoder.place(made)
-    attributes = getattr(made, "__dict__", None)
     for name, part in zip(names, node[4::2], strict=True):
-        value = decoder.value(part, depth)
-        if name in slots:
-            slots[name].__set__(made, value)
-        elif type(attributes) is dict:
-            attributes[name] = value
-        else:
-            raise CodecError(f"{node[2]!r} has no attribute {name!r} here.")
+        plan.fill(made, name, decoder.value(part, depth))
     return made
 
 

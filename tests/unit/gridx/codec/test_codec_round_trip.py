@@ -137,6 +137,21 @@ def test_a_packed_list_that_is_shared_stays_shared() -> None:
     assert words == ["a"] * 50
 
 
+def test_rows_and_objects_in_columns_keep_their_identity() -> None:
+    rows: list[Any] = [{"n": i, "all": None} for i in range(40)]
+    for row in rows:
+        row["all"] = rows
+    back = _back([rows, rows[7], rows])
+    assert back[0] is back[2] is back[1]["all"]
+    assert back[0][7] is back[1]
+    points: list[Any] = [Point(i, rows) for i in range(40)]
+    first, again = _back([points, points[3]])
+    assert first[3] is again
+    assert first[0].y is first[39].y
+    twice = _back([rows[0]] * 40)
+    assert all(row is twice[0] for row in twice)
+
+
 def test_an_instance_with_a_cycle_comes_back_without_its_init_being_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
