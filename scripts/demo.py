@@ -34,6 +34,7 @@ from typing import Any, Final
 import nbformat
 from docker_engine import EngineUnavailable, using_engine
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 from gridx.errors import SandboxError
 from worker.images import engine_client, ensure_image
@@ -74,6 +75,7 @@ class Program:
                 stderr=log,
                 text=True,
                 start_new_session=True,
+                env={**os.environ, "GRIDX_PASSWORD": PASSWORD},
             )
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -161,7 +163,7 @@ def running_grid(sandbox: str, scratch: Path) -> Iterator[Grid]:
             "worker",
             [
                 *("worker.main", "--coordinator", addresses["ws"], "--sandbox", sandbox),
-                *("--user", lender, "--password", PASSWORD),
+                *("--user", lender),
                 *("--data-dir", str(scratch / "worker")),
             ],
             scratch,
@@ -207,6 +209,10 @@ def sandbox_choice(scratch: Path) -> Iterator[str]:
 class ShownNotebook(NotebookClient):
     """A notebook whose outputs are printed while they come."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._changed: dict[str, str] = {}
+
     def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
         """Take a message of the kernel, and print what a person would see of it."""
         content = msg["content"]
@@ -217,6 +223,14 @@ class ShownNotebook(NotebookClient):
                 print(content["text"], end="", flush=True)
             case "display_data" | "execute_result":
                 print(_shown(content["data"]), flush=True)
+            case "update_display_data":
+                # A progress line changes many times; what it says in the end is worth a line.
+                key = content.get("transient", {}).get("display_id", "")
+                self._changed[key] = _shown(content["data"])
+            case "status" if content["execution_state"] == "idle":
+                for text in self._changed.values():
+                    print(text, flush=True)
+                self._changed.clear()
             case "error":
                 lines = content["traceback"] or [f"{content['ename']}: {content['evalue']}"]
                 print("\n".join(lines), flush=True)
@@ -239,8 +253,16 @@ def run_notebook(grid: Grid) -> Path:
     os.environ.update(GRIDX_URL=grid.url, GRIDX_USER=grid.user)
     os.environ.pop("GRIDX_TOKEN", None)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    client = ShownNotebook(notebook, timeout=CELL_TIMEOUT_S, kernel_name="python3")
-    client.execute(cwd=str(NOTEBOOK.parent))
+    client = ShownNotebook(
+        notebook,
+        timeout=CELL_TIMEOUT_S,
+        kernel_name="python3",
+        extra_arguments=["--log-level=40"],  # errors only
+    )
+    try:
+        client.execute(cwd=str(NOTEBOOK.parent))
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        raise DemoFailed(f"A cell of the notebook failed.\n{error}") from error
     RESULT_DIR.mkdir(parents=True, exist_ok=True)
     result = RESULT_DIR / NOTEBOOK.name
     nbformat.write(notebook, result)
