@@ -37,6 +37,7 @@ from .web.sockets import CLOSE_SILENT
 
 TICK_S = 1.0
 SEEN_EVERY_S = 30.0
+STOP_LIMIT_S = 2.0
 
 _log = logging.getLogger(__name__)
 
@@ -121,9 +122,10 @@ class _Tasks:
             _log.error("A task failed", exc_info=exc, extra={"action": "task.failed"})
 
     async def close(self) -> None:
-        """Let what runs come to its end for a moment, then stop it."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=2.0)
+        """Let what runs, and what it begins, come to its end for a moment; then stop it."""
+        deadline_s = monotonic_s() + STOP_LIMIT_S
+        while self._tasks and (left_s := deadline_s - monotonic_s()) > 0:
+            await asyncio.wait(self._tasks, timeout=left_s)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

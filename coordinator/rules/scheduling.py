@@ -18,6 +18,7 @@ reads a clock, a socket or chance.
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -221,6 +222,10 @@ class Scheduler:
     def find_queued(self, job_id: str) -> QueuedJob | None:
         """Return a waiting job, or None."""
         return self._jobs.get(job_id)
+
+    def queued_ids(self, limit: int) -> list[str]:
+        """Return the ids of the jobs that have waited longest, at most ``limit``."""
+        return list(itertools.islice(self._jobs, limit))
 
     # --- the workers -------------------------------------------------------------------------
 

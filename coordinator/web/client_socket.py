@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 HELLO_LIMIT_S = 20.0
 MAX_WATCHED = 10_000
+MAX_IN_FLIGHT = 256  # submissions of one connection; then it is read no further
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class ClientSocket(WebSocketHandler):
         self._context = context
         self._caller: Caller | None = None
         self._watchers: dict[str, Watcher] = {}
+        self._in_flight = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._is_refused = False
         self._hello_timer: asyncio.TimerHandle | None = None
 
@@ -92,7 +94,7 @@ class ClientSocket(WebSocketHandler):
             if self._caller is None:
                 await self._greet(message)
             else:
-                self._take(self._caller, message)
+                await self._take(self._caller, message)
         except Exception as exc:
             self._refuse(as_gridx_error(exc))
 
@@ -151,10 +153,11 @@ class ClientSocket(WebSocketHandler):
 
     # --- messages ----------------------------------------------------------------------------
 
-    def _take(self, caller: Caller, message: FromClient) -> None:
+    async def _take(self, caller: Caller, message: FromClient) -> None:
         match message:
             case Submit():
                 job_id = message.job.job_id
+                await self._in_flight.acquire()
                 self._context.spawn(self._answer(job_id, self._submit(caller, message)))
             case Watch():
                 self._begin_watch(caller, message)
@@ -163,6 +166,7 @@ class ClientSocket(WebSocketHandler):
                     watcher.close()
             case Cancel():
                 work = self._cancel(caller, message.job_id)
+                await self._in_flight.acquire()
                 self._context.spawn(self._answer(message.job_id, work))
             case ClientHello():
                 raise ProtocolError("A connection has one hello.")
@@ -175,6 +179,8 @@ class ClientSocket(WebSocketHandler):
             await work
         except Exception as exc:
             self._refuse_job(job_id, as_gridx_error(exc))
+        finally:
+            self._in_flight.release()
 
     def _refuse_job(self, job_id: str | None, error: GridXError) -> None:
         self._context.counters.refused[error.code] += 1

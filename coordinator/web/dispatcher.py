@@ -20,7 +20,9 @@ from gridx.protocol import (
     StartAttempt,
     StopAttempt,
 )
+from gridx.states import JobState
 
+from ..bus.base import job_subject
 from ..rules.scheduling import QueuedJob as WaitingJob
 from ..rules.scheduling import Shape
 from ..services import (
@@ -43,6 +45,7 @@ from .connections import WorkerLink
 from .context import Context
 from .output import AttemptOutput
 
+MAX_TOLD = 200  # waiting jobs whose reason is looked at each second
 AVOID_S = 5.0  # a worker that handed a job back is kept off it for so long
 _RETRY_S = 1.0
 
@@ -67,6 +70,7 @@ class Dispatcher:
         self._scheduler = context.scheduler
         self._avoided_until_s: dict[str, float] = {}
         self._finishing: set[tuple[str, int]] = set()
+        self._said_waiting: dict[str, str] = {}
 
     # --- jobs come in ------------------------------------------------------------------------
 
@@ -412,10 +416,25 @@ class Dispatcher:
             if job := self._scheduler.dequeue(job_id):
                 self._place_or_wait(WaitingJob(job.job_id, job.user, job.shape, job.tag))
         await self._record_starts()
+        await self._tell_waiting()
         if await context.store.read(expire.find_due):
             for ended in await context.store.run(expire.expire, context.settings):
                 is_there = context.connections.find(ended.worker_id) is not None
                 self.note_ended(ended, is_worker_to_blame=is_there)
+
+    async def _tell_waiting(self) -> None:
+        """Tell whoever watches a waiting job when the reason has changed."""
+        context, said = self._context, {}
+        for job_id in self._scheduler.queued_ids(MAX_TOLD):
+            reason = self._scheduler.explain(job_id)
+            if reason is None or not context.bus.has_subscribers(job_subject(job_id)):
+                continue
+            said[job_id] = reason
+            if self._said_waiting.get(job_id) != reason:
+                job = await context.store.read(views.get_job, job_id)
+                if job.state is JobState.QUEUED:
+                    context.publish_change(job)
+        self._said_waiting = said
 
     async def _record_starts(self) -> None:
         """Write, in one go, which attempts have started; one that has ended already needs none."""

@@ -33,6 +33,7 @@ from tests.support.scripted_worker import (
     ScriptedWorker,
     WorkerByHand,
     WorkerThatVanishes,
+    offer,
     text_events,
     workers,
 )
@@ -329,6 +330,36 @@ async def test_a_job_that_waits_starts_when_a_worker_joins(coordinator: Serving)
         async with ScriptedWorker(coordinator.ws_url):
             final = await client.final(id_of(sent))
     assert final.job.status == "completed"
+
+
+async def test_a_waiting_job_says_anew_why_it_waits_when_that_changes(
+    coordinator: Serving,
+) -> None:
+    sent = submission()
+    async with ScriptedClient(coordinator.http_url) as client:
+        client.send(sent)
+        first = await client.expect(JobChanged)
+        assert first.job.waiting == "No worker is online: it starts as soon as one joins."
+        full = WorkerByHand(coordinator.ws_url, capability=offer(slots=0))
+        async with workers(full):
+            seen = len(client.received)
+            again = await client.expect(JobChanged, after=seen)
+            assert again.job.waiting == "1 worker online: 1 busy"
+
+
+async def test_a_flood_of_submissions_on_one_connection_is_all_answered(
+    coordinator: Serving,
+) -> None:
+    async with (
+        workers(*(ScriptedWorker(coordinator.ws_url, name=f"w{n}") for n in range(4))),
+        ScriptedClient(coordinator.http_url) as client,
+    ):
+        flood = [submission(f"{n}", timeout_s=0.01) for n in range(600)]
+        for sent in flood:
+            client.send(sent)
+        for sent in flood:
+            final = await client.final(id_of(sent))
+            assert final.job.status == "completed"
 
 
 async def test_a_timeout_reaches_the_client_with_its_reason(coordinator: Serving) -> None:

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+
+from coordinator.rules.access import OPEN, Caller, Scope
+from coordinator.web.intake import check_job, take_order
+from gridx.errors import Forbidden, InvalidRequest, PayloadTooLarge, UnknownLanguage
+from gridx.ids import new_job_id, parse_job_id
+from gridx.protocol import MAX_PAYLOAD_BYTES
+from gridx.schemas import MAX_CODE_BYTES, CellSpec, JobRequest, Limits
+
+ALICE = Caller(user="alice", scopes=frozenset({Scope.PUBLIC, Scope.JOBS_WRITE}))
+
+
+def test_a_job_without_an_id_gets_one() -> None:
+    checked = check_job(JobRequest(code="1"))
+    assert checked.job_id is not None
+    parse_job_id(checked.job_id)
+
+
+def test_a_job_keeps_its_id() -> None:
+    job_id = new_job_id()
+    assert check_job(JobRequest(code="1", job_id=job_id)).job_id == job_id
+
+
+def test_the_socket_asks_for_an_id() -> None:
+    with pytest.raises(InvalidRequest, match="no job_id"):
+        check_job(JobRequest(code="1"), must_have_id=True)
+
+
+def test_an_unknown_language_lists_the_known_ones() -> None:
+    with pytest.raises(UnknownLanguage, match="python") as refused:
+        check_job(JobRequest(code="1", language="bash"))
+    assert refused.value.details["languages"] == ["python"]
+
+
+def test_the_limit_of_code_is_in_bytes_not_characters() -> None:
+    check_job(JobRequest(code="x" * MAX_CODE_BYTES))
+    with pytest.raises(PayloadTooLarge):
+        check_job(JobRequest(code="é" * (MAX_CODE_BYTES // 2 + 1)))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_number_that_is_none_is_refused(number: float) -> None:
+    with pytest.raises(InvalidRequest, match="timeout_s"):
+        check_job(JobRequest(code="1", limits=Limits(timeout_s=number)))
+    with pytest.raises(InvalidRequest, match="cpus"):
+        check_job(JobRequest(code="1", limits=Limits(cpus=number)))
+
+
+def test_the_name_comes_from_the_body_or_from_the_login() -> None:
+    assert take_order(OPEN, JobRequest(code="1", user_id="bob")).user == "bob"
+    assert take_order(ALICE, JobRequest(code="1")).user == "alice"
+    with pytest.raises(InvalidRequest, match="user_id"):
+        take_order(OPEN, JobRequest(code="1"))
+    with pytest.raises(Forbidden):
+        take_order(ALICE, JobRequest(code="1", user_id="bob"))
+
+
+def test_code_and_variables_share_one_limit() -> None:
+    job = JobRequest(code="1" * 1000, user_id="a")
+    take_order(OPEN, job, inputs=b"x" * (MAX_PAYLOAD_BYTES - 1000))
+    with pytest.raises(PayloadTooLarge, match="15 MiB"):
+        take_order(OPEN, job, inputs=b"x" * (MAX_PAYLOAD_BYTES - 999))
+
+
+@pytest.mark.parametrize("python", ["", "3", "2.7", "3.11.2", "3.x", "latest"])
+def test_a_cell_names_a_minor_version_of_python(python: str) -> None:
+    with pytest.raises(InvalidRequest, match="Python"):
+        take_order(OPEN, JobRequest(code="1", user_id="a"), cell=CellSpec(python=python))
