@@ -21,6 +21,7 @@ from . import (
     other_values,
     packed_text,
     pandas_values,
+    random_values,
     tags,
     user_values,
 )
@@ -569,5 +570,6 @@ _TABLE: Final[dict[int, Rule]] = {
     **pandas_values.DECODERS,
     **arrow_values.DECODERS,
     **other_values.DECODERS,
+    **random_values.DECODERS,
 }
 _RULES: Final[tuple[Rule, ...]] = tuple(_TABLE.get(tag, _misplaced) for tag in range(tags.COUNT))

@@ -10,6 +10,7 @@ import datetime as dt
 import decimal
 import fractions
 import pathlib
+import random
 import sys
 import uuid
 from array import array
@@ -23,6 +24,7 @@ from . import (
     other_values,
     packed_text,
     pandas_values,
+    random_values,
     tags,
     user_values,
 )
@@ -146,13 +148,14 @@ class Encoder:
                 return rule(self, value, depth + 1)
             return self._foreign(value, cls, depth + 1)
         except Unsupported:
-            self._forget(marked, blobs)
+            self.forget(marked, blobs)
         except Exception:
             # A library object that breaks while it is looked at travels closed.
-            self._forget(marked, blobs)
+            self.forget(marked, blobs)
         return self.opaque(value)
 
-    def _forget(self, marked: int, blobs: int) -> None:
+    def forget(self, marked: int, blobs: int) -> None:
+        """Take back all numbers from ``marked`` on, and all blobs from ``blobs`` on."""
         for value in self._marked[marked:]:
             del self._memo[id(value)]
         del self._marked[marked:]
@@ -410,6 +413,7 @@ _RULES: Final[dict[type, Rule]] = {
     dt.timezone: lambda encoder, value, depth: [tags.TIMEZONE, encoder.time_zone(value)],
     decimal.Decimal: lambda encoder, value, depth: [tags.DECIMAL, str(value)],
     fractions.Fraction: _fraction,
+    random.Random: random_values.encode_random,
     uuid.UUID: lambda encoder, value, depth: [tags.UUID, value.bytes],
     pathlib.PosixPath: _path,
     pathlib.PurePosixPath: _path,

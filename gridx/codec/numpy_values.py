@@ -6,7 +6,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from . import tags, user_values
+from . import random_values, tags, user_values
 from .failures import Unsupported
 from .libraries import load, loaded
 
@@ -33,7 +33,7 @@ def encode_numpy(encoder: Encoder, value: Any, depth: int) -> list[Any]:
         return encode_array(encoder, value, depth)
     if isinstance(value, numpy.generic) and not value.dtype.hasobject and not value.dtype.names:
         return [tags.NUMPY_SCALAR, _dtype_node(value.dtype), value.tobytes()]
-    raise Unsupported(type(value).__qualname__)
+    return random_values.encode_generator(encoder, value, depth)
 
 
 def encode_array(encoder: Encoder, array: Any, depth: int) -> list[Any]:

@@ -61,8 +61,13 @@ def encode_result(
     encoder = Encoder(inputs=changes.unchanged_inputs)
     entries = []
     for name in changes.values:
-        start = encoder.memo_length
-        entries.append([name, start, encoder.node(after[name])])
+        start, blobs = encoder.memo_length, len(encoder.blobs)
+        node = encoder.node(after[name])
+        if name in changes.untold and is_opaque(node):
+            # Nothing shows that it changed: the user keeps it, rather than a closed copy.
+            encoder.forget(start, blobs)
+            continue
+        entries.append([name, start, node])
     updates = []
     for name in changes.changed:
         number = encoder.memo_index(after[name])
@@ -94,6 +99,7 @@ class _Changes:
             for name in before.values
             if name not in after and _may_be_result(name) and (expected is None or name in expected)
         ]
+        self.untold = {name for name in self.changed if before.digests[name] is None}
         self.values: list[str] = []
         self.defined: list[list[Any]] = []
         self.unexpected: list[str] = []
@@ -117,6 +123,11 @@ class _Changes:
             self.defined.append([name, 0])  # a star import, if anything of the cell
         elif len(self.unexpected) < _MAX_UNEXPECTED:
             self.unexpected.append(name)
+
+
+def is_opaque(node: Any) -> bool:
+    """Return whether ``node`` stands for a value that travels closed."""
+    return type(node) is list and node[0] == tags.OPAQUE
 
 
 def _may_be_result(name: object) -> bool:

@@ -79,7 +79,10 @@ TENSOR: Final = 58
 MAPPING: Final = 59
 ROWS: Final = 60
 OBJECTS: Final = 61
-COUNT: Final = 62
+# Random generators.
+GENERATOR: Final = 62
+RANDOM: Final = 63
+COUNT: Final = 64
 
 FACTORIES: Final[dict[str, Any]] = {
     "int": int,

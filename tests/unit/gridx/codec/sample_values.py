@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import collections
+import copy
 import dataclasses
 import datetime as dt
 import decimal
 import enum
 import fractions
 import pathlib
+import random
 import sys
 import types
 import typing
@@ -67,10 +69,17 @@ def as_main() -> types.ModuleType:
     return main
 
 
+_GENERATORS = (random.Random, np.random.Generator, np.random.RandomState)
+
+
 def same(a: Any, b: Any) -> bool:
     """Return whether ``a`` and ``b`` are of one type and hold the same."""
     if type(a) is not type(b):
         return False
+    if isinstance(a, _GENERATORS):
+        # Copies: a comparison must not change them.
+        a, b = copy.deepcopy(a), copy.deepcopy(b)
+        return [a.random() for _ in range(9)] == [b.random() for _ in range(9)]
     if isinstance(a, np.ndarray):
         return _same_arrays(a, b)
     if isinstance(a, pd.DataFrame):
@@ -223,6 +232,18 @@ VALUES: list[Any] = [
     Image.new("RGB", (3, 2), (1, 2, 3)),
     Image.new("1", (9, 2), 1),
     Image.new("RGB", (2, 2), (9, 9, 9)).convert("P"),
+    random.Random(3),
+    np.random.RandomState(4),
+    *[
+        np.random.Generator(bits(5))
+        for bits in (
+            np.random.PCG64,
+            np.random.PCG64DXSM,
+            np.random.MT19937,
+            np.random.SFC64,
+            np.random.Philox,
+        )
+    ],
     Point(1, [2]),
     {Point(1), Point(2)},
     Colour.G,

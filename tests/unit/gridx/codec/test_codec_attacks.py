@@ -271,6 +271,8 @@ def test_a_metaclass_or_a_subclass_of_a_builtin_is_no_plain_class() -> None:
         ([tags.FRAME, [tags.RANGE_INDEX, None, 0, 1, 1], [tags.RANGE_INDEX, None, 0, 2, 1],
           [tags.ARRAY, "<i8", [1], b"\0" * 8]], []),
         ([tags.DEFAULT_DICT, "eval"], []),
+        ([tags.RANDOM, [tags.TUPLE, 3, [tags.TUPLE, *[1] * 624, 9_999], None]], []),
+        ([tags.GENERATOR, "Generator", "os", [tags.DICT]], []),
         ([tags.DICT, [tags.LIST], 1], []),
         ([tags.DICT, 1], []),
         ([-1], []),
@@ -284,6 +286,23 @@ def test_a_value_that_would_harm_its_user_is_refused(root: Any, blobs: list[byte
     with pytest.raises(CodecError) as refusal:
         decode(_message(root, blobs))
     assert refusal.value.code == "bad_result"
+
+
+@pytest.mark.parametrize("bits", ["MT19937", "Philox"])
+def test_a_generator_whose_position_lies_outside_its_state_is_refused(bits: str) -> None:
+    generator = np.random.Generator(getattr(np.random, bits)(1))
+    node = Encoder().node(generator)
+    state = dict(generator.bit_generator.state)
+    del state["bit_generator"]
+    for position in (-1, 625, 2**31):
+        if bits == "Philox":
+            state["buffer_pos"] = position
+        else:
+            state["state"]["pos"] = position
+        encoder = Encoder()
+        bad = [*node[:3], encoder.node(state)]
+        with pytest.raises(CodecError, match="generator"):
+            decode(_message(bad, [bytes(blob) for blob in encoder.blobs]))
 
 
 def test_keys_with_one_hash_do_not_make_a_dict_quadratic() -> None:

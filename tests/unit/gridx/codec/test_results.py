@@ -139,6 +139,18 @@ def test_a_changed_frame_is_bound_again_and_the_old_one_is_named(grid: Grid) -> 
     assert any("view still stands for df" in warning for warning in applied.warnings)
 
 
+def test_a_generator_that_the_cell_drew_from_goes_on_from_there(grid: Grid) -> None:
+    setup = (
+        "import random\nimport numpy as np\nrng = np.random.default_rng(1)\nr = random.Random(2)"
+    )
+    cell = "drawn = rng.random(5).sum() + r.gauss(0, 1) + r.random()"
+    grid.here(setup)
+    grid.there(cell)
+    remote = (grid.names["drawn"], grid.names["rng"].random(), grid.names["r"].gauss(0, 1))
+    grid.here(setup + "\n" + cell)
+    assert remote == (grid.names["drawn"], grid.names["rng"].random(), grid.names["r"].gauss(0, 1))
+
+
 def test_what_was_bound_before_an_error_comes_home(grid: Grid) -> None:
     applied = grid.there("a = 1\nb = 1/0\nc = 2")
     assert grid.answer["error"].startswith("ZeroDivisionError")
@@ -367,7 +379,7 @@ def test_a_snapshot_sees_what_changed_and_what_did_not() -> None:
     namespace["l"][1]["k"].append(3)
     root = encode_result(before, namespace, expected=None, cell="")
     applied = apply_result(root, {}, expected=set(namespace), cell_source="")
-    assert set(applied.bound) == {"l", "gen"}
+    assert set(applied.bound) == {"l"}
 
 
 def test_a_result_is_plain_messagepack_and_blobs() -> None:
