@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final, NoReturn
 
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 
-from gridx.display import clean_line, clean_text
+from gridx.display import TextCleaner, clean_line, clean_text
 from gridx.errors import GridXError, NotBuilt, TransportError
+from gridx.events import ErrorOutput, OutputDropped, Stream
 from gridx.quantities import format_duration
 from gridx.resources import GIB, format_bytes
+from gridx.states import FINAL_JOB_STATES
+from gridx.updates import EventArrived
 
 from ..connection import Connection, unreachable
 from .failures import shown_as_sentence
@@ -27,7 +31,7 @@ COMMANDS: Final = {
     "status": "the grid, and who you are there",
     "login": "login [URL] [--user NAME] [--token TOKEN]: go to a coordinator and remember it",
     "jobs": "jobs [-n COUNT]: your jobs, newest first",
-    "logs": "logs JOB: the whole output of a job",
+    "logs": "logs JOB [--to FILE]: the whole output of a job",
     "cancel": "cancel JOB: stop a job; the time it ran is charged",
     "balance": "your credits",
     "workers": "who lends what",
@@ -202,13 +206,40 @@ class LineMagic(Magics):
         return str(parser.parse_args(words).job)
 
     def _logs(self, words: list[str]) -> None:
-        job = self._connection.client.job(self._job_id("logs", words))
-        sys.stdout.write(clean_text(job.stdout))
-        sys.stdout.flush()
-        if job.stderr:
-            sys.stderr.write(clean_text(job.stderr))
-        if job.output_truncated:
-            print("\n[the coordinator did not keep the middle of this output]")
+        parser = _Parser("logs", add_help=False)
+        parser.add_argument("job", metavar="JOB")
+        parser.add_argument("--to", metavar="FILE", type=Path)
+        given = parser.parse_args(words)
+        view = self._connection.client.job(given.job)
+        if view.status not in FINAL_JOB_STATES:  # what there is so far
+            sys.stdout.write(clean_text(view.stdout))
+            sys.stderr.write(clean_text(view.stderr))
+            print(f"[{view.job_id} is {clean_line(view.status, 20)}]")
+        elif given.to is None:
+            self._replay(given.job, {"stdout": sys.stdout, "stderr": sys.stderr})
+        else:
+            with given.to.open("w", encoding="utf-8") as file:
+                self._replay(given.job, {"stdout": file, "stderr": file})
+            print(f"{format_bytes(given.to.stat().st_size)} in {given.to}")
+
+    def _replay(self, job_id: str, targets: Mapping[str, IO[str]]) -> None:
+        """Write the stored output of a job that has ended, all of it, in its order."""
+        cleaners = {name: TextCleaner() for name in targets}
+        for update in self._connection.client.attach(job_id).updates():
+            if not isinstance(update, EventArrived):
+                continue
+            event = update.event
+            if isinstance(event, Stream):
+                targets[event.name].write(cleaners[event.name].feed(event.text))
+            elif isinstance(event, OutputDropped):
+                size = format_bytes(max(0, event.dropped_bytes))
+                targets["stdout"].write(f"\n[{size} were over the limit and are not kept]\n")
+            elif isinstance(event, ErrorOutput):
+                from gridx.remote_error import format_plain
+
+                targets["stderr"].write(clean_text(format_plain(event.error, line_offset=1)))
+        for name, cleaner in cleaners.items():
+            targets[name].write(cleaner.finish())
 
     def _cancel(self, words: list[str]) -> None:
         view = self._connection.client.cancel(self._job_id("cancel", words))

@@ -115,7 +115,7 @@ class Publisher:
         self._screen.write(
             "stderr",
             f"\x1b[0m\n[more output than a notebook can hold: `%gridx logs {self._job_id}` "
-            f"shows all of it]\n",
+            f"shows all of it, with --to FILE in a file]\n",
         )
 
     def _display(self, event: DisplayData) -> None:
