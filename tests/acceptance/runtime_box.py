@@ -170,6 +170,11 @@ class ContainerBox(Box):
     def hang_up(self) -> None:
         self._socket.shutdown(socket.SHUT_WR)
 
+    def close(self) -> None:
+        """Close the attach stream: the response of the HTTP request holds its socket."""
+        self._stream._response.close()
+        self._socket.close()
+
     def cgroup_bytes(self) -> int:
         """Return the memory that is charged to the container now, as its own cgroup says."""
         for path in (
@@ -277,15 +282,14 @@ def container_box(
             container, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
         )
         box = ContainerBox(api, container, stream)
-        api.start(container)
-        if wait:
-            box.wait_ready()
         try:
+            api.start(container)
+            if wait:
+                box.wait_ready()
             yield box
         finally:
             # First the stream: an engine whose client does not read hangs at the kill.
-            box._socket.close()
-            stream.close()
+            box.close()
     finally:
         api.remove_container(container, force=True)
         api.close()

@@ -141,6 +141,8 @@ class CellShell(InteractiveShell):
         """Run ``!cmd`` on descriptors 1 and 2: a pseudo-terminal would lose the order."""
         line = self.var_expand(cmd, depth=1)
         code = subprocess.call(["/bin/sh", "-c", line], stdin=subprocess.DEVNULL)
+        # What it said is taken out of the pipes now, before somebody else writes into them.
+        sys.stdout.flush()
         self.user_ns["_exit_code"] = code
 
     system = system_raw = system_piped
