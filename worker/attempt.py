@@ -11,7 +11,7 @@ import msgspec
 
 from gridx.errors import ProtocolError, SandboxError
 from gridx.protocol import MAX_PAYLOAD_BYTES, AttemptFinished, AttemptRef, StartAttempt
-from gridx.resources import Usage
+from gridx.resources import ResourceRequest, Usage
 from gridx.states import Cause
 
 from .output_cap import OutputCap, checked_events
@@ -97,26 +97,32 @@ class AttemptRun:
 
     async def run(self) -> None:
         """Take a sandbox, run the call, report. Returns when the report is told."""
-        self._taking = asyncio.create_task(self._pool.take(self._start.job.limits.request()))
-        try:
-            sandbox = await self._taking
-        except SandboxError as error:
-            self._tell.cannot_run(self.ref, error.message)
+        request = self._start.job.limits.request()
+        sandbox = self._pool.take_warm(request) or await self._wait_for_sandbox(request)
+        if sandbox is None:
             return
-        except asyncio.CancelledError:
-            taking = self._taking
-            if taking.done() and not taking.cancelled() and taking.exception() is None:
-                self._pool.discard(taking.result())
-            task = asyncio.current_task()
-            if self._stopping.is_set() and task is not None and not task.cancelling():
-                self._finish(Cause.CANCELLED, message="Cancelled before it started.")
-                return
-            raise
         self._sandbox = sandbox
         try:
             await self._run_in(sandbox)
         finally:
             self._pool.discard(sandbox)
+
+    async def _wait_for_sandbox(self, request: ResourceRequest) -> Sandbox | None:
+        """Return a sandbox, or None when the attempt is told to have ended without one."""
+        self._taking = taking = asyncio.create_task(self._pool.take(request))
+        try:
+            return await taking
+        except SandboxError as error:
+            self._tell.cannot_run(self.ref, error.message)
+            return None
+        except asyncio.CancelledError:
+            if taking.done() and not taking.cancelled() and taking.exception() is None:
+                self._pool.discard(taking.result())
+            task = asyncio.current_task()
+            if self._stopping.is_set() and task is not None and not task.cancelling():
+                self._finish(Cause.CANCELLED, message="Cancelled before it started.")
+                return None
+            raise
 
     async def _run_in(self, sandbox: Sandbox) -> None:
         refusal = self._mismatch(sandbox)

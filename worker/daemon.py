@@ -68,6 +68,8 @@ _log = logging.getLogger(__name__)
 
 QUIET_S: Final = 0.005  # output that follows output waits at most so long, to travel together
 GATHER_BYTES: Final = 64 * KIB  # unless so much has gathered
+SAVE_AFTER_S: Final = 0.05
+SAVE_BYTES: Final = 256 * KIB  # or when so much is in memory only
 REPORT_WAIT_S: Final = 3.0  # a stop waits so long for the coordinator's last answers
 FIRST_HEARTBEAT_S: Final = 10.0
 
@@ -221,6 +223,8 @@ class Daemon:
         self._runs: dict[AttemptRef, tuple[AttemptRun, asyncio.Task[None]]] = {}
         self._due: dict[AttemptRef, asyncio.TimerHandle] = {}
         self._sent_at_s: dict[AttemptRef, float] = {}
+        self._unsaved: set[AttemptRef] = set()
+        self._saving: asyncio.TimerHandle | None = None
         self._todo: deque[AnyInstruction] = deque()
         self._is_working = False
         self._changed = asyncio.Event()
@@ -228,7 +232,7 @@ class Daemon:
         self._heartbeat_s = FIRST_HEARTBEAT_S
         self._uses_token = False
         self._listener = AttemptListener(
-            started=lambda ref: self._tell(SandboxHasJob(ref=ref)),
+            started=self._on_started,
             output=self._on_output,
             ended=self._on_ended,
             cannot_run=lambda ref, why: self._tell(CannotRun(ref=ref, reason=why)),
@@ -298,6 +302,8 @@ class Daemon:
             task.cancel()
         await asyncio.gather(*(task for _, task in self._runs.values()), return_exceptions=True)
         await self._pool.close()
+        if self._saving is not None:
+            self._saving.cancel()
         self._outbox.close()
 
     # ---- the coordinator
@@ -414,6 +420,7 @@ class Daemon:
                 self._outbox.spool(ref).trim(offset)
             case Forget(ref=ref):
                 self._outbox.forget(ref)
+                self._unsaved.discard(ref)
                 self._cancel_due(ref)
                 self._sent_at_s.pop(ref, None)
             case _:
@@ -443,12 +450,17 @@ class Daemon:
         else:
             task.cancel()
 
-    # ---- output
+    # ---- what the attempts say
+
+    def _on_started(self, ref: AttemptRef) -> None:
+        self._tell(SandboxHasJob(ref=ref))
+        self._save_soon(ref)
 
     def _on_output(self, ref: AttemptRef, data: bytes) -> None:
         if ref not in self._machine.attempts:
             return  # fenced off meanwhile
-        end = self._outbox.spool(ref).append(data)
+        spool = self._outbox.spool(ref)
+        end = spool.append(data)
         self._tell(OutputWritten(ref=ref, end=end))
         waited_s = self._now_s() - self._sent_at_s.get(ref, -1.0)
         attempt = self._machine.attempts.get(ref)
@@ -459,6 +471,10 @@ class Daemon:
         elif ref not in self._due:
             loop = asyncio.get_running_loop()
             self._due[ref] = loop.call_later(QUIET_S - waited_s, self._output_due, ref)
+        if spool.unwritten_bytes >= SAVE_BYTES:
+            self._outbox.save(ref)
+        else:
+            self._save_soon(ref)
 
     def _output_due(self, ref: AttemptRef) -> None:
         self._due.pop(ref, None)
@@ -490,10 +506,34 @@ class Daemon:
             return  # fenced off meanwhile
         self._cancel_due(ref)
         self._outbox.keep_report(report)
-        # Sent before it is written: the disk is not on the way of an answer. A worker killed
-        # between the two hands the attempt back, or finds it settled.
         self._tell(Ended(ref=ref, stream_bytes=report.stream_bytes))
-        self._outbox.write_report(ref)
+        self._save_soon(ref)
+
+    # ---- the disk
+
+    def _save_soon(self, ref: AttemptRef) -> None:
+        """Write what the outbox holds of the attempt, when it has not been settled by then.
+
+        Sending comes first: neither the disk nor the file system is on the way of an answer,
+        and a short cell never touches them. A worker that is killed within this time leaves no
+        trace of it, and the coordinator gives the job to another at the next hello.
+        """
+        self._unsaved.add(ref)
+        if self._saving is None:
+            self._saving = asyncio.get_running_loop().call_later(SAVE_AFTER_S, self._save)
+
+    def _save(self) -> None:
+        self._saving = None
+        unsaved, self._unsaved = self._unsaved, set()
+        for ref in unsaved:
+            try:
+                self._outbox.save(ref)
+            except OSError as error:
+                _log.error(
+                    "the outbox cannot be written",
+                    extra={"action": "outbox", "job_id": ref.job_id, "error": str(error)},
+                )
+                self._tell(CannotRun(ref=ref, reason="The worker's disk is full or gone."))
 
     @staticmethod
     def _now_s() -> float:

@@ -120,7 +120,7 @@ class Ended(Event, frozen=True, kw_only=True):
 
 
 class CannotRun(Event, frozen=True, kw_only=True):
-    """The attempt never got a sandbox."""
+    """The attempt never got a sandbox, or this worker failed at it."""
 
     ref: AttemptRef
     reason: str
@@ -469,7 +469,7 @@ class Machine:
 
     def _cannot_run(self, ref: AttemptRef, reason: str) -> list[AnyInstruction]:
         attempt = self.attempts.get(ref)
-        if attempt is None or attempt.phase != Phase.STARTING:
+        if attempt is None or attempt.phase not in LIVE:
             return []
         return self._hand_back(ref, reason)
 

@@ -47,9 +47,12 @@ class Spool:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._segments: list[tuple[int, int]] = []  # (start, end) of each file, in order
+        self._next_start = 0  # of the first file, while there is none
         self._file: int | None = None
-        self._recent: deque[bytes] = deque()
+        self._recent: deque[bytes] = deque()  # the end of the stream, for reading
         self._recent_start = 0
+        self._unwritten: deque[bytes] = deque()  # the end of that, not in a file yet
+        self.unwritten_bytes = 0
         self.start = 0
         self.end = 0
 
@@ -68,24 +71,44 @@ class Spool:
             spool._segments.append((start, start + whole))
             spool.end = start + whole
         spool.start = spool._segments[0][0] if spool._segments else 0
-        spool._recent_start = spool.end
+        spool._recent_start = spool._next_start = spool.end
+        return spool
+
+    @classmethod
+    def ended_at(cls, folder: Path, end: int) -> Spool:
+        """Return the spool of a stream of ``end`` bytes of which nothing is left to keep."""
+        spool = cls(folder)
+        spool.start = spool.end = spool._recent_start = spool._next_start = end
         return spool
 
     def append(self, data: bytes) -> int:
-        """Add whole events and return the new end of the stream."""
+        """Add whole events, which can be read at once, and return the new end of the stream.
+
+        ``flush`` puts them into a file: what is sent need not wait for the disk.
+        """
+        self.end += len(data)
+        self._recent.append(data)
+        self._unwritten.append(data)
+        self.unwritten_bytes += len(data)
+        return self.end
+
+    def flush(self) -> None:
+        """Write what was appended; keep only the end of the stream in memory."""
+        while self._unwritten:
+            self._write(self._unwritten[0])
+            self.unwritten_bytes -= len(self._unwritten.popleft())
+        while len(self._recent) > 1 and self.end - self._recent_start > RECENT_BYTES:
+            self._recent_start += len(self._recent.popleft())
+
+    def _write(self, data: bytes) -> None:
         if self._file is None or self._segments[-1][1] - self._segments[-1][0] >= SEGMENT_BYTES:
             self._open_segment()
         assert self._file is not None
+        start, end = self._segments[-1]
         view = memoryview(data)
         while view:
             view = view[os.write(self._file, view) :]
-        start, end = self._segments[-1]
         self._segments[-1] = (start, end + len(data))
-        self.end += len(data)
-        self._recent.append(data)
-        while len(self._recent) > 1 and self.end - self._recent_start > RECENT_BYTES:
-            self._recent_start += len(self._recent.popleft())
-        return self.end
 
     def read(self, start: int, budget_bytes: int) -> bytes:
         """Return whole events from ``start``: at least one, then while they fit the budget.
@@ -113,22 +136,23 @@ class Spool:
             start, end = self._segments.pop(0)
             if not self._segments:
                 self._close_segment()
+                self._next_start = end
             self._path(start).unlink(missing_ok=True)
             self.start = end
         if self._segments:
             self.start = self._segments[0][0]
 
-    def close(self) -> None:
-        """Close the file that is being written."""
+    def drop(self) -> None:
+        """Close the file. What is not written is lost."""
+        self._unwritten.clear()
         self._close_segment()
-        self._recent.clear()
-        self._recent_start = self.end
 
     def _open_segment(self) -> None:
         self._close_segment()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-        self._file = os.open(self._path(self.end), flags, 0o600)
-        self._segments.append((self.end, self.end))
+        start = self._segments[-1][1] if self._segments else self._next_start
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+        self._file = os.open(self._path(start), flags, 0o600)
+        self._segments.append((start, start))
 
     def _close_segment(self) -> None:
         if self._file is not None:
@@ -173,6 +197,8 @@ class Outbox:
         self._folder = folder
         self._spools: dict[AttemptRef, Spool] = {}
         self._reports: dict[AttemptRef, AttemptFinished] = {}
+        self._saved: set[AttemptRef] = set()  # have a folder
+        self._reported: set[AttemptRef] = set()  # and a report in it
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def restore(self) -> Iterator[tuple[AttemptRef, Spool | None]]:
@@ -183,43 +209,54 @@ class Outbox:
             if match is None:
                 continue
             ref = AttemptRef(job_id=match[1], attempt=int(match[2]))
+            self._saved.add(ref)
             report = _read_report(path / "report")
             spool = Spool.reopen(path)
             # Everything was trimmed: the stream was acknowledged to its end.
             if report is not None and not spool.end:
-                spool.start = spool.end = report.stream_bytes
+                spool = Spool.ended_at(path, report.stream_bytes)
             if report is None or spool.end != report.stream_bytes:
                 yield ref, None
                 continue
             self._spools[ref] = spool
             self._reports[ref] = report
+            self._reported.add(ref)
             yield ref, spool
 
     def begin(self, ref: AttemptRef) -> None:
-        """Note that this worker runs the attempt."""
+        """Take the attempt up, in memory."""
+        self._spools[ref] = Spool(self._path(ref))
+
+    def save(self, ref: AttemptRef) -> None:
+        """Put on disk what is not there yet: that this worker runs the attempt, its output, and
+        its report, whole or not at all.
+
+        Raises:
+            OSError: the disk is full or gone.
+        """
+        spool = self._spools.get(ref)
+        if spool is None:
+            return
         folder = self._path(ref)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(mode=0o700)
-        self._spools[ref] = Spool(folder)
+        if ref not in self._saved:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            self._saved.add(ref)
+        spool.flush()
+        report = self._reports.get(ref)
+        if report is not None and ref not in self._reported:
+            part = folder / "report.part"
+            part.write_bytes(_report_encoder.encode(report))
+            part.rename(folder / "report")
+            self._reported.add(ref)
 
     def spool(self, ref: AttemptRef) -> Spool:
         """Return the attempt's output stream."""
         return self._spools[ref]
 
     def keep_report(self, report: AttemptFinished) -> None:
-        """Keep the report until ``forget``."""
+        """Keep the report until ``forget``; ``save`` puts it on disk."""
         ref = AttemptRef(job_id=report.job_id, attempt=report.attempt)
         self._reports[ref] = report
-
-    def write_report(self, ref: AttemptRef) -> None:
-        """Put the kept report on disk, whole or not at all."""
-        report = self._reports.get(ref)
-        if report is None:
-            return
-        folder = self._path(ref)
-        part = folder / "report.part"
-        part.write_bytes(_report_encoder.encode(report))
-        part.rename(folder / "report")
 
     def report(self, ref: AttemptRef) -> AttemptFinished:
         """Return the attempt's report."""
@@ -229,14 +266,19 @@ class Outbox:
         """Remove all that is kept of the attempt."""
         spool = self._spools.pop(ref, None)
         if spool is not None:
-            spool.close()
+            spool.drop()
         self._reports.pop(ref, None)
-        shutil.rmtree(self._path(ref), ignore_errors=True)
+        self._reported.discard(ref)
+        if ref in self._saved:
+            self._saved.discard(ref)
+            shutil.rmtree(self._path(ref), ignore_errors=True)
 
     def close(self) -> None:
-        """Close the files; what is in them stays."""
-        for spool in self._spools.values():
-            spool.close()
+        """Save every attempt that has ended and is not settled, and close the files."""
+        for ref, spool in self._spools.items():
+            if ref in self._reports:
+                self.save(ref)
+            spool.drop()
 
     def _path(self, ref: AttemptRef) -> Path:
         return self._folder / f"{parse_job_id(ref.job_id)}.{ref.attempt}"

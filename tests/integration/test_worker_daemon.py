@@ -219,6 +219,9 @@ async def test_after_kill_9_a_new_run_reports_what_was_finished_and_hands_back_w
         )
         running = coordinator.give("import time; print('on'); time.sleep(60)", user="lender")
         await coordinator.wait(lambda: coordinator.text(running) == "on\n")
+        outbox = tmp_path / "outbox"
+        for path in (f"{finished.job_id}.1/report", f"{running.job_id}.1"):
+            await asyncio.to_thread(wait_for, (outbox / path).exists)
     finally:
         first.signal(signal.SIGKILL)
         await first.wait_exit()

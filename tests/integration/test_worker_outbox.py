@@ -86,6 +86,7 @@ def test_a_long_stream_lies_in_several_files_and_is_dropped_behind_acknowledgeme
         piece = event(number, 300_000)
         spool.append(piece)
         data += piece
+        outbox.save(ref)
     folder = tmp_path / "outbox" / f"{ref.job_id}.2"
     files = sorted(folder.glob("*.events"))
     assert len(files) == 3
@@ -114,7 +115,7 @@ def test_a_finished_attempt_is_restored_with_its_stream_and_report(
     data = b"".join(event(i) for i in range(10))
     end = outbox.spool(ref).append(data)
     outbox.keep_report(report_of(ref, end))
-    outbox.write_report(ref)
+    outbox.save(ref)
     outbox.close()
     again, found = restored(tmp_path)
     spool = found[ref]
@@ -129,6 +130,7 @@ def test_an_attempt_without_a_report_died_with_its_worker(
 ) -> None:
     outbox.begin(ref)
     outbox.spool(ref).append(event(1))
+    outbox.save(ref)
     outbox.close()
     assert restored(tmp_path)[1] == {ref: None}
 
@@ -138,9 +140,10 @@ def test_a_stream_that_was_acknowledged_to_its_end_needs_no_file(
 ) -> None:
     outbox.begin(ref)
     end = outbox.spool(ref).append(event(1))
+    outbox.save(ref)
     outbox.spool(ref).trim(end)
     outbox.keep_report(report_of(ref, end))
-    outbox.write_report(ref)
+    outbox.save(ref)
     outbox.close()
     spool = restored(tmp_path)[1][ref]
     assert spool is not None
@@ -154,7 +157,7 @@ def test_a_cut_stream_is_not_reported_as_whole(
     outbox.begin(ref)
     end = outbox.spool(ref).append(b"".join(event(i) for i in range(10)))
     outbox.keep_report(report_of(ref, end))
-    outbox.write_report(ref)
+    outbox.save(ref)
     outbox.close()
     file = next((tmp_path / "outbox").rglob("*.events"))
     file.write_bytes(file.read_bytes()[:-cut_bytes])
@@ -168,6 +171,7 @@ def test_a_spool_is_reopened_behind_its_last_whole_event(
     outbox.begin(ref)
     events = [event(i, 30) for i in range(10)]
     outbox.spool(ref).append(b"".join(events))
+    outbox.save(ref)
     outbox.close()
     file = next((tmp_path / "outbox").rglob("*.events"))
     file.write_bytes(file.read_bytes()[: sum(map(len, events)) - cut_bytes])
@@ -176,7 +180,9 @@ def test_a_spool_is_reopened_behind_its_last_whole_event(
     more = event(42)
     spool.append(more)
     assert spool.read(spool.end - len(more), 100) == more
-    spool.close()
+    spool.flush()
+    spool.drop()
+    assert Spool.reopen(file.parent).end == spool.end
 
 
 def test_garbage_at_the_end_of_a_spool_is_cut_off(
@@ -184,6 +190,7 @@ def test_garbage_at_the_end_of_a_spool_is_cut_off(
 ) -> None:
     outbox.begin(ref)
     end = outbox.spool(ref).append(event(1))
+    outbox.save(ref)
     outbox.close()
     file = next((tmp_path / "outbox").rglob("*.events"))
     file.write_bytes(file.read_bytes() + b"\xff\xff\xff\xff garbage")
@@ -195,6 +202,7 @@ def test_an_unreadable_report_is_as_none(
     outbox: Outbox, ref: AttemptRef, tmp_path: Path, content: bytes
 ) -> None:
     outbox.begin(ref)
+    outbox.save(ref)
     outbox.close()
     (tmp_path / "outbox" / f"{ref.job_id}.2" / "report").write_bytes(content)
     assert restored(tmp_path)[1] == {ref: None}
@@ -202,14 +210,36 @@ def test_an_unreadable_report_is_as_none(
 
 def test_a_half_written_report_is_not_seen(outbox: Outbox, ref: AttemptRef, tmp_path: Path) -> None:
     outbox.begin(ref)
+    outbox.save(ref)
     outbox.close()
     (tmp_path / "outbox" / f"{ref.job_id}.2" / "report.part").write_bytes(b"half")
     assert restored(tmp_path)[1] == {ref: None}
 
 
+def test_what_was_never_saved_leaves_no_trace(
+    outbox: Outbox, ref: AttemptRef, tmp_path: Path
+) -> None:
+    outbox.begin(ref)
+    outbox.spool(ref).append(event(1))
+    outbox.close()
+    assert restored(tmp_path)[1] == {}
+
+
+def test_closing_saves_a_report_that_is_not_settled(
+    outbox: Outbox, ref: AttemptRef, tmp_path: Path
+) -> None:
+    outbox.begin(ref)
+    end = outbox.spool(ref).append(event(1))
+    outbox.keep_report(report_of(ref, end))
+    outbox.close()
+    spool = restored(tmp_path)[1][ref]
+    assert spool is not None and spool.end == end
+
+
 def test_what_is_forgotten_is_gone(outbox: Outbox, ref: AttemptRef, tmp_path: Path) -> None:
     outbox.begin(ref)
     outbox.spool(ref).append(event(1))
+    outbox.save(ref)
     outbox.forget(ref)
     outbox.forget(ref)
     assert list((tmp_path / "outbox").iterdir()) == []

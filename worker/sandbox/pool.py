@@ -75,12 +75,8 @@ class SandboxPool:
             raise SandboxError("The worker is stopping.")
         if request != DEFAULT_REQUEST:
             return await self._start_cold(request)
-        while self._warm:
-            sandbox = self._warm.popleft()
-            self._refill_soon()
-            if not sandbox.is_closed:
-                return sandbox
-            self.discard(sandbox)
+        if (sandbox := self.take_warm(request)) is not None:
+            return sandbox
         waiter: asyncio.Future[Sandbox] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         self._refill()
@@ -93,6 +89,18 @@ class SandboxPool:
         finally:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
+
+    def take_warm(self, request: ResourceRequest) -> Sandbox | None:
+        """Return a warm sandbox of that size, or None where ``take`` would have to wait."""
+        if request != DEFAULT_REQUEST or not self._is_open:
+            return None
+        while self._warm:
+            sandbox = self._warm.popleft()
+            self._refill_soon()
+            if not sandbox.is_closed:
+                return sandbox
+            self.discard(sandbox)
+        return None
 
     def discard(self, sandbox: Sandbox) -> None:
         """Kill ``sandbox`` in the background. Its GPUs are free when it is gone."""

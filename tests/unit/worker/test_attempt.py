@@ -86,10 +86,11 @@ class OneSandboxPool:
     async def take(self, request: ResourceRequest) -> ScriptedSandbox:
         if self._sandbox is None:
             await asyncio.Event().wait()
-        if isinstance(self._sandbox, SandboxError):
-            raise self._sandbox
-        assert self._sandbox is not None
-        return self._sandbox
+        assert isinstance(self._sandbox, SandboxError)
+        raise self._sandbox
+
+    def take_warm(self, request: ResourceRequest) -> ScriptedSandbox | None:
+        return self._sandbox if isinstance(self._sandbox, ScriptedSandbox) else None
 
     def discard(self, sandbox: ScriptedSandbox) -> None:
         self.discarded.append(sandbox)

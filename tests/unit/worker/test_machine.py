@@ -166,6 +166,12 @@ def test_an_attempt_without_a_sandbox_is_handed_back() -> None:
     assert machine.held() == (REF,)
 
 
+def test_an_attempt_that_the_worker_fails_at_is_handed_back() -> None:
+    machine = running()
+    todo = machine.handle(CannotRun(ref=REF, reason="The disk is full."))
+    assert todo == [StopSandbox(ref=REF, report=False), hand_back("The disk is full.")]
+
+
 # ---------------------------------------------------------------- output
 
 
