@@ -86,6 +86,9 @@ class Foreground:
         except KeyboardInterrupt:
             self._interrupted()
             raise
+        except TransportError:
+            self._line.finish(f"lost the coordinator; see later: `%gridx logs {self._job.id}`")
+            raise
         self.result.finish(finished)
         self.result.land(self._publisher.error)
         self._footer(finished)
@@ -138,7 +141,7 @@ class Background:
     """
 
     def __init__(self, order: Order, job: BlockingJob, shell: InteractiveShell) -> None:
-        self._order = order
+        self._notes_before = notes_before(order.captured)
         self._job = job
         self._screen = Screen(shell)
         self._line = StatusLine(self._screen, quiet=order.options.quiet)
@@ -194,7 +197,7 @@ class Background:
     def _show_last(self, finished: Finished) -> None:
         if self._line.display_id is not None:
             text = footer_text(finished, attempts_lost=self._progress.restarts)
-            self._line.finish(text, notes_before(self._order.captured))
+            self._line.finish(text, self._notes_before)
 
     @property
     def has_ended(self) -> bool:
@@ -227,6 +230,7 @@ class Background:
                 publisher.publish(event)
             publisher.finish()
         self.land()
+        self._events.clear()
         if self.result.error is not None:
             raise self.result.error
 
@@ -280,8 +284,8 @@ class CellMagic(Magics):
         connection, captured, limits = self._connection, order.captured, order.options.limits()
         welcome = connection.welcome()
         check_size(order, welcome.max_payload_bytes)
-        connection.require_python(captured.python)
         try:
+            connection.require_python(captured.python)
             return connection.client.submit(
                 order.body,
                 timeout_s=limits.timeout_s,
@@ -302,6 +306,7 @@ class CellMagic(Magics):
 
     def _run(self, order: Order, job: BlockingJob) -> CellResult | None:
         assert self.shell is not None
+        order = order.without_payload()
         if order.options.background:
             background = Background(order, job, self.shell)
             self._background.append(background)

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 def shown_as_sentence(error: GridXError) -> GridXError:
     """Return ``error``, which will be shown as class, sentence and hint."""
-    lines = [f"{type(error).__name__}: {clean_text(error.message)}"]
-    if error.hint:
-        lines.append(clean_text(error.hint))
+    error.message, error.hint = clean_text(error.message), clean_text(error.hint)
+    error.args = (error.message,)
+    lines = [f"{type(error).__name__}: {error.message}", *filter(None, [error.hint])]
     _render_as(error, lines)
     return error
 

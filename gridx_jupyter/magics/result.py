@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,6 +40,10 @@ class Order:
     captured: Captured
     visible: VisibleCell
     at_submit: dict[str, Any] | None = None  # background cells only
+
+    def without_payload(self) -> Order:
+        """Return the order of a cell that was sent: its inputs need no memory here any more."""
+        return dataclasses.replace(self, captured=dataclasses.replace(self.captured, payload=b""))
 
 
 class CellResult:
@@ -148,6 +153,8 @@ class CellResult:
         self.error = failure
         if self._finished.result is not None:
             self._apply(self._finished.result)
+        # The namespace of the submit would keep what the notebook has dropped since.
+        self._order = dataclasses.replace(self._order, at_submit=None)
 
     def _rebuilt(self, data: dict[str, Any]) -> BaseException:
         from gridx.remote_error import rebuild, user_exceptions
