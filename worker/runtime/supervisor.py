@@ -75,6 +75,7 @@ MAX_WAITING_BYTES: Final = 4 * MIB  # towards the worker; above it the job has t
 GATHERED_BYTES: Final = MIB  # of events in one frame, where so many lie ready
 EVENT_FRAMES_PER_S: Final = 1000
 EVENT_FRAMES_BURST: Final = 200
+ALLOWANCE_TICK_S: Final = 0.002
 RESCUE_TICK_S: Final = 0.1
 RESCUE_AFTER_TICKS: Final = 2
 RESCUE_FILL: Final = 0.75
@@ -148,6 +149,24 @@ class _Child:
         return most / fcntl.fcntl(self.output_reads[0], fcntl.F_GETPIPE_SZ)
 
 
+class Allowance:
+    """How often something may happen: ``per_s`` on average, ``burst`` at once."""
+
+    def __init__(self, per_s: float, burst: float, now_s: float) -> None:
+        self._per_s, self._burst = per_s, burst
+        self._left, self._at_s = burst, now_s
+
+    def is_open(self, now_s: float) -> bool:
+        """Return whether it may happen now."""
+        self._left = min(self._burst, self._left + (now_s - self._at_s) * self._per_s)
+        self._at_s = now_s
+        return self._left >= 1
+
+    def take(self) -> None:
+        """Say that it happened."""
+        self._left -= 1
+
+
 class Supervisor:
     """One sandbox: ready, one call, gone.
 
@@ -178,8 +197,7 @@ class Supervisor:
         self._warm = False
         self._listening = True  # to the child's records
         self._worker_gone = False
-        self._event_credit = float(EVENT_FRAMES_BURST)
-        self._credit_s = self._started_s
+        self._frames = Allowance(EVENT_FRAMES_PER_S, EVENT_FRAMES_BURST, self._started_s)
         self._full_ticks = 0
         self._rescuing = False
         self._next_tick_s = 0.0
@@ -189,12 +207,17 @@ class Supervisor:
 
     def serve(self) -> int:
         """Run until the worker has its answer or is gone. Return the exit code."""
-        ended = False
-        while not ended and not self._worker_gone:
-            ended = self._step()
-        if not self._worker_gone:
-            self._finish()
-        self._say_farewell()
+        try:
+            ended = False
+            while not ended and not self._worker_gone:
+                ended = self._step()
+            if not self._worker_gone:
+                self._finish()
+                self._wait_for_hang_up(ANSWER_FIRST_S)
+        finally:
+            self._kill_strays()
+        # The worker reads to the end, hangs up, and destroys the container anyway.
+        self._wait_for_hang_up(FAREWELL_S)
         return 0
 
     def _exercise(self) -> None:
@@ -218,10 +241,10 @@ class Supervisor:
         readers = [self._in_fd, child.pidfd]
         timeout_s = self._until_next_event(now)
         if self._listening and self._waiting_bytes < MAX_WAITING_BYTES:
-            if self._may_send_events(now):
+            if self._frames.is_open(now):
                 readers.append(child.record_read)
-            else:
-                timeout_s = min(timeout_s or 1.0, 0.002)
+            else:  # what is said meanwhile gathers in the pipe and goes in one frame
+                timeout_s = ALLOWANCE_TICK_S
         if self._rescuing and self._waiting_bytes < MAX_WAITING_BYTES:
             readers += child.output_reads
         writers = [self._out_fd] if self._waiting else []
@@ -386,16 +409,8 @@ class Supervisor:
 
     def _send_events(self, events: list[bytes]) -> None:
         if events:
-            self._event_credit -= 1
+            self._frames.take()
             self._send(Events(data=b"".join(events)))
-
-    def _may_send_events(self, now: float) -> bool:
-        """Return whether the job's message rate leaves room; if not, more gathers in the pipe."""
-        self._event_credit = min(
-            EVENT_FRAMES_BURST, self._event_credit + (now - self._credit_s) * EVENT_FRAMES_PER_S
-        )
-        self._credit_s = now
-        return self._event_credit >= 1
 
     def _be_ready(self) -> None:
         self._warm = True
@@ -510,15 +525,6 @@ class Supervisor:
             if time.monotonic() >= end_s:
                 return reaped
             time.sleep(0.0005)  # killed, and the kernel is at it
-
-    def _say_farewell(self) -> None:
-        """Let the worker read to the end, end the job, and wait for the worker to hang up.
-
-        It destroys the container anyway.
-        """
-        self._wait_for_hang_up(ANSWER_FIRST_S)
-        self._kill_strays()
-        self._wait_for_hang_up(FAREWELL_S)
 
     def _wait_for_hang_up(self, limit_s: float) -> None:
         end_s = time.monotonic() + limit_s

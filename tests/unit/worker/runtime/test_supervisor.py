@@ -8,7 +8,7 @@ import resource
 import pytest
 
 from gridx.errors import ProtocolError
-from worker.runtime.supervisor import descendants, parse_options
+from worker.runtime.supervisor import Allowance, descendants, parse_options
 
 
 def test_in_a_container_there_is_nothing_to_say() -> None:
@@ -32,3 +32,17 @@ def test_an_option_that_is_not_understood_is_refused(words: list[str]) -> None:
 
 def test_a_process_is_not_its_own_descendant() -> None:
     assert os.getpid() not in descendants(os.getpid())
+
+
+def test_frames_are_bounded_in_number_and_a_pause_gives_room_again() -> None:
+    allowance = Allowance(per_s=10, burst=3, now_s=0.0)
+    sent = 0
+    for _ in range(10):
+        if allowance.is_open(0.0):
+            allowance.take()
+            sent += 1
+    assert sent == 3
+    assert allowance.is_open(0.1)
+    allowance.take()
+    assert not allowance.is_open(0.1)
+    assert allowance.is_open(100.0)
