@@ -15,7 +15,7 @@ from gridx.schemas import CellSpec, JobView
 from gridx.updates import EventArrived, Finished, LinkChanged, Restarted, StateChanged, Update
 
 from ..connection import Connection, unreachable
-from .failures import shown_as_sentence
+from .failures import shown_as_name, shown_as_sentence
 from .options import parse_cell_options, usage_error
 from .prepare import check_size, dry_run_text, notes_before, prepare
 from .publish import Publisher
@@ -222,7 +222,9 @@ class Background:
         until_s = None if timeout_s is None else time.monotonic() + timeout_s
         while not self.result.ended.wait(0.1):
             if until_s is not None and time.monotonic() >= until_s:
-                raise TimeoutError(f"{self._job.id} still runs after {timeout_s} s.")
+                late = TimeoutError(f"{self._job.id} still runs after {timeout_s} s.")
+                shown_as_name(late)
+                raise late
         if not self._shown:
             self._shown = True
             publisher = Publisher(self._screen, StatusLine(self._screen, quiet=True), self._job.id)
@@ -263,6 +265,13 @@ class CellMagic(Magics):
 
         %gridx help cell lists every option; --dry-run shows what would be sent.
         """
+        try:
+            return self._gridx(line, cell)
+        except KeyboardInterrupt as exc:
+            shown_as_name(exc)
+            raise
+
+    def _gridx(self, line: str, cell: str) -> CellResult | None:
         shell = self.shell
         assert shell is not None
         try:

@@ -26,6 +26,11 @@ def shown_as_sentence(error: GridXError) -> GridXError:
     return error
 
 
+def shown_as_name(error: BaseException) -> None:
+    """Let ``error``, an interrupt or a time-out here, be shown as its class and text alone."""
+    _render_as(error, [f"{type(error).__name__}: {error}".removesuffix(": ")])
+
+
 def shown_at_its_lines(error: BaseException, shell: InteractiveShell) -> BaseException:
     """Return ``error``, which will be shown with the frames that it has now and no others.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from gridx.errors import GridXError, NotBuilt, TransportError
 from gridx.events import ErrorOutput, OutputDropped, Stream
 from gridx.quantities import format_duration
 from gridx.resources import GIB, format_bytes
+from gridx.settings import normalise_url
 from gridx.states import FINAL_JOB_STATES
 from gridx.updates import EventArrived
 
@@ -193,6 +195,9 @@ class LineMagic(Magics):
         print(
             f"Logged in at {settings.url} as {settings.user}: {account.available:,.2f} credits free."
         )
+        other = os.environ.get("GRIDX_URL", settings.url)
+        if normalise_url(other) != settings.url:
+            print(f"GRIDX_URL is set and wins when a kernel starts: {clean_line(other)}")
 
     def _jobs(self, words: list[str]) -> None:
         parser = _Parser("jobs", add_help=False)

@@ -189,3 +189,21 @@ def test_a_lost_worker_voids_what_was_shown_and_the_cell_runs_again(tmp_path: Pa
         assert ran.stdout == "begun\ndone\n"
         assert "attempt 2, a worker was lost" in ran.plain
         assert kernel.run("print(x)").stdout == "1\n"
+
+
+def test_login_goes_to_another_grid_and_remembers_it(
+    running: tuple[Coordinator, Worker], tmp_path: Path
+) -> None:
+    url = running[0].http_url
+    with Kernel("http://127.0.0.1:9", "nobody-yet", XDG_CONFIG_HOME=str(tmp_path)) as kernel:
+        before = kernel.run("%gridx balance")
+        assert "%gridx login URL" in trace_of(before)
+        ran = kernel.run(f"%gridx login {url} --user carol")
+        assert ran.stdout.startswith(f"Logged in at {url} as carol: 100.00 credits free.")
+        assert kernel.run("%%gridx --quiet\nprint(1)").stdout == "1\n"
+        failed = kernel.run("%gridx login http://127.0.0.1:9")
+        assert "gridx up" in trace_of(failed)
+        assert kernel.run("%gridx balance").stdout.startswith("carol: 9")
+    file = tmp_path / "gridx" / "config.toml"
+    assert f'url = "{url}"' in file.read_text()
+    assert file.stat().st_mode & 0o077 == 0

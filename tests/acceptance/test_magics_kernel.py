@@ -264,6 +264,8 @@ def test_interrupt_cancels_the_job_says_its_cost_and_ends_the_cell(
             kernel.manager.interrupt_kernel()
         elif kind == "update_display_data":
             footer = content["data"]["text/plain"]
+        elif kind == "error":
+            assert content["traceback"] == ["KeyboardInterrupt"]
     assert reply_to(kernel, msg_id)["ename"] == "KeyboardInterrupt"
     assert "cancelled" in footer
     assert "cost 0.25" in footer
