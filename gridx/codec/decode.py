@@ -400,11 +400,25 @@ def _ref(decoder: Decoder, node: list[Any], depth: int) -> Any:
 
 
 def _input(decoder: Decoder, node: list[Any], depth: int) -> Any:
-    decoder.check(len(node) == 2, "input")
+    decoder.check(len(node) >= 2, "input")
     name = decoder.text(node[1], 1_000)
-    if name in decoder.inputs:
-        return decoder.inputs[name]
-    return Opaque(name, f"was the variable {name}, which is gone", b"", decoder.source)
+    found = decoder.inputs.get(name, _PENDING)
+    for step in node[2:]:
+        found = _step(found, step)
+    if found is not _PENDING:
+        return found
+    return Opaque(name, f"was in the variable {name}, which has changed", b"", decoder.source)
+
+
+def _step(value: Any, step: Any) -> Any:
+    """Return what ``value``, the user's own, holds at ``step``; exact builtin containers only."""
+    if type(value) in (list, tuple) and type(step) is int and 0 <= step < len(value):
+        return value[step]
+    if type(value) is dict and type(step) in (str, int):
+        # Looked for by type first: a key of the user may have an equality of its own.
+        keys = {key for key in value if type(key) is type(step)}
+        return value[step] if step in keys else _PENDING
+    return _PENDING
 
 
 def _opaque(decoder: Decoder, node: list[Any], depth: int) -> Any:

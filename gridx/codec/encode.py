@@ -51,10 +51,21 @@ def encode(value: object) -> bytes:
 class Encoder:
     """Turns values into nodes; one memo and one list of blobs for a whole message."""
 
-    def __init__(self, inputs: Mapping[int, str] | None = None) -> None:
-        """``inputs``: id of an unchanged input to its name, which the user still has."""
+    def __init__(
+        self,
+        inputs: Mapping[int, str] | None = None,
+        code: Mapping[int, list[Any]] | None = None,
+    ) -> None:
+        """
+        Args:
+            inputs: id of an unchanged input to its name, which the user still has.
+            code: id of a function inside an input to the way there, by name, keys and indexes.
+        """
         self.blobs: list[Any] = []
-        self._inputs = dict(inputs or {})
+        self.opaque_count = 0
+        """How many values have travelled closed so far."""
+        self._inputs = {number: [name] for number, name in (inputs or {}).items()}
+        self._inputs |= code or {}
         self._memo: dict[int, int] = {}
         # In the order of the memo; keeps the ids from being used twice.
         self._marked: list[object] = []
@@ -84,7 +95,7 @@ class Encoder:
         if known is not None:
             return [tags.REF, known]
         if id(value) in self._inputs:
-            return [tags.INPUT, self._inputs[id(value)]]
+            return [tags.INPUT, *self._inputs[id(value)]]
         return self._compound(value, cls, depth)
 
     def blob(self, data: Any) -> list[Any]:
@@ -134,6 +145,7 @@ class Encoder:
 
     def opaque(self, value: object) -> list[Any]:
         """Return the node of a value that travels closed."""
+        self.opaque_count += 1
         node = [tags.OPAQUE, _type_name(value), *self._pickled(value)]
         self.mark(value)
         return node

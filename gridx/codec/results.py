@@ -58,12 +58,12 @@ def encode_result(
         cell: the source of the cell, which tells what the user's side makes again by itself.
     """
     changes = _Changes(before, after, expected, replay.statements(cell))
-    encoder = Encoder(inputs=changes.unchanged_inputs)
+    encoder = Encoder(inputs=changes.unchanged_inputs, code=before.code)
     entries = []
     for name in changes.values:
-        start, blobs = encoder.memo_length, len(encoder.blobs)
+        start, blobs, closed = encoder.memo_length, len(encoder.blobs), encoder.opaque_count
         node = encoder.node(after[name])
-        if name in changes.untold and is_opaque(node):
+        if name in changes.untold and encoder.opaque_count > closed:
             # Nothing shows that it changed: the user keeps it, rather than a closed copy.
             encoder.forget(start, blobs)
             continue
@@ -123,11 +123,6 @@ class _Changes:
             self.defined.append([name, 0])  # a star import, if anything of the cell
         elif len(self.unexpected) < _MAX_UNEXPECTED:
             self.unexpected.append(name)
-
-
-def is_opaque(node: Any) -> bool:
-    """Return whether ``node`` stands for a value that travels closed."""
-    return type(node) is list and node[0] == tags.OPAQUE
 
 
 def _may_be_result(name: object) -> bool:

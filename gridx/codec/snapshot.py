@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
+import types
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +15,16 @@ from .libraries import loaded
 
 # Above this many bytes an input is not read twice, and counts as changed.
 _BUDGET_BYTES: Final = 1 << 30
+_MAX_CODE_DEPTH: Final = 3
+_MAX_CODE_ITEMS: Final = 10_000
+# Of these the identity is the content: a cell does not change a function, it makes another.
+_CODE: Final = (
+    type,
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.ModuleType,
+    functools._lru_cache_wrapper,
+)
 _ATOMS: Final = frozenset({int, float, str, bytes, bool, complex, type(None)})
 
 
@@ -24,12 +36,35 @@ class Snapshot:
     """Every name of the namespace, by identity."""
     digests: dict[str, str | None]
     """Captured inputs that can change in place; None when that cannot be told."""
+    code: dict[int, list[Any]]
+    """Id of each function inside an input, and the way to it: the name, then keys and indexes."""
 
 
 def snapshot(namespace: Mapping[str, Any], names: Iterable[str]) -> Snapshot:
     """Return the state of ``namespace`` before a cell, with digests of the inputs ``names``."""
     wanted = {name: namespace[name] for name in names if name in namespace}
-    return Snapshot(values=dict(namespace), digests=digests(wanted))
+    code: dict[int, list[Any]] = {}
+    for name, value in wanted.items():
+        _find_code(value, [name], code)
+    return Snapshot(values=dict(namespace), digests=digests(wanted), code=code)
+
+
+def _find_code(value: Any, way: list[Any], found: dict[int, list[Any]]) -> None:
+    if isinstance(value, _CODE):
+        found.setdefault(id(value), way)
+        return
+    steps: Iterable[tuple[Any, Any]] = ()
+    if type(value) in (list, tuple):
+        steps = enumerate(value)
+    elif type(value) is dict:
+        steps = value.items()
+    if not steps or len(way) > _MAX_CODE_DEPTH or len(value) > _MAX_CODE_ITEMS:
+        return
+    if set(map(type, value.values() if type(value) is dict else value)) <= _ATOMS:
+        return
+    for step, part in steps:
+        if type(step) in (str, int):
+            _find_code(part, [*way, step], found)
 
 
 def digests(values: Mapping[str, Any]) -> dict[str, str | None]:
@@ -84,6 +119,21 @@ class _HashingFile(io.RawIOBase):
         return f"{self._length}:{self._sums[0]:08x}:{self._sums[1]:08x}"
 
 
+class _Digester(pickle.Pickler):
+    """A pickler whose result is only compared, so that code may stand for itself by identity."""
+
+    def reducer_override(self, value: Any) -> Any:
+        # Code of a library is pickled by its name, and `str` below is such code itself.
+        if isinstance(value, _CODE) and _is_of_the_notebook(value):
+            return str, (f"code {id(value)}",)
+        return NotImplemented
+
+
+def _is_of_the_notebook(value: Any) -> bool:
+    qualname = getattr(value, "__qualname__", "")
+    return getattr(value, "__module__", None) == "__main__" or "<" in qualname
+
+
 def _digest(value: Any, budget: _Budget) -> str | None:
     """Return a digest of the pickle of ``value``, its buffers beside it, without keeping either."""
     file = _HashingFile(budget)
@@ -93,7 +143,7 @@ def _digest(value: Any, budget: _Budget) -> str | None:
             file.write(f"{value.dtype} {value.shape}".encode())
             file.write(numpy.ascontiguousarray(value).reshape(-1).view("u1"))
         else:
-            pickle.Pickler(file, protocol=5, buffer_callback=file.take).dump(value)
+            _Digester(file, protocol=5, buffer_callback=file.take).dump(value)
     except Exception:
         return None  # cannot be told: it counts as changed
     return file.digest

@@ -131,6 +131,21 @@ def test_a_changed_list_inside_a_changed_dict_stays_the_notebooks_own(grid: Grid
     assert table["r"] is grid.names["row"] is row
 
 
+def test_functions_inside_a_changed_container_stay_the_notebooks_own(grid: Grid) -> None:
+    grid.here(
+        "def f(): return 1\nsteps = [f, lambda: 2]\ntable = {'g': lambda: 3, 'n': [1]}\n"
+        "quiet = [lambda: 4]"
+    )
+    names = grid.names
+    own = [*names["steps"], names["table"]["g"], names["quiet"][0]]
+    applied = grid.there("steps.append(5)\ntable['n'].append(2)\nquiet\npicked = [steps[1]]")
+    assert names["steps"] == [own[0], own[1], 5]
+    assert names["table"] == {"g": own[2], "n": [1, 2]}
+    assert names["quiet"] == [own[3]]
+    assert names["picked"] == [own[1]]
+    assert set(applied.updated_in_place) == {"steps", "table"}
+
+
 def test_a_changed_frame_is_bound_again_and_the_old_one_is_named(grid: Grid) -> None:
     grid.here("import pandas as pd\ndf = pd.DataFrame({'a': [1, 2]})\nview = df")
     applied = grid.there("df['b'] = df['a'] * 2")
