@@ -44,7 +44,8 @@ class Console:
                 self._waiting = waiting
             case Restarted():
                 self._remark(
-                    f"the worker was lost; attempt {update.attempt} begins, and its output with it"
+                    f"attempt {update.attempt} begins, the one before could not finish; the output"
+                    " starts again"
                 )
             case LinkChanged():
                 self._remark(

@@ -30,6 +30,7 @@ _KILLED_S: Final = 5.0
 _LAST_LINES: Final = 15
 _LONGEST_LINE_BYTES: Final = 1 << 20
 _FIELD = re.compile(r"(\w+)=(\S+)")
+_CAUSES: Final = ("error", "reason")
 _LEVELS_SHOWN: Final = ("warning", "error", "critical")
 
 
@@ -142,7 +143,10 @@ def _log_line(line: str) -> tuple[str, str]:
     """Return level and text of a line of a daemon's log, which is JSON, or of any other line."""
     try:
         record = json.loads(line)
-        return str(record["level"]).lower(), plain_text(str(record["message"]))
+        parts = [str(record["message"]), *(str(record[key]) for key in _CAUSES if record.get(key))]
+        if traceback := str(record.get("traceback", "")).strip():
+            parts.append(traceback.rpartition("\n")[2])
+        return str(record["level"]).lower(), plain_text(": ".join(parts))
     except (ValueError, TypeError, KeyError):
         return "", plain_text(line)
 
