@@ -118,17 +118,16 @@ _live = (
 )
 _all_live = Prepared(_live)
 _live_of_worker = Prepared(_live.where(attempts.c.worker_id == bindparam("worker")))
-_over = sa.or_(
-    attempts.c.lease_us <= bindparam("at_us"),
-    attempts.c.due_us <= bindparam("at_us"),
+_over = sa.select(jobs.c.public_id, attempts.c.n).join_from(
+    attempts, jobs, jobs.c.id == attempts.c.job_id
 )
+# Two queries in one: each side walks its own index, and sees only what is over.
 _due = Prepared(
-    sa.select(jobs.c.public_id, attempts.c.n)
-    .join_from(attempts, jobs, jobs.c.id == attempts.c.job_id)
-    .where(IS_LIVE, _over)
-    .order_by(attempts.c.id)
+    sa.union(
+        _over.where(IS_LIVE, attempts.c.lease_us <= bindparam("at_us")),
+        _over.where(IS_LIVE, attempts.c.due_us <= bindparam("at_us")),
+    )
 )
-_any_due = Prepared(sa.select(attempts.c.id).where(IS_LIVE, _over).limit(1))
 _outcome = Prepared(
     sa.select(attempts.c.worker_id, attempts.c.cause)
     .join_from(attempts, jobs, jobs.c.id == attempts.c.job_id)
@@ -270,13 +269,13 @@ def list_live(tx: Connection, worker_row_id: int | None = None) -> tuple[LiveAtt
 
 
 def list_due(tx: Connection, now_us: int) -> tuple[tuple[str, int], ...]:
-    """Return (job id, number) of the live attempts whose lease or limit is over."""
+    """Return (job id, number) of the live attempts whose lease or limit is over, each once."""
     return tuple((row[0], row[1]) for row in _due.all(tx, {"at_us": now_us}))
 
 
 def has_due(tx: Connection, now_us: int) -> bool:
     """True when a live attempt's lease or limit is over."""
-    return _any_due.first(tx, {"at_us": now_us}) is not None
+    return bool(_due.all(tx, {"at_us": now_us}))
 
 
 def was_reported(tx: Connection, job_id: str, n: int, worker_row_id: int) -> bool:
