@@ -61,6 +61,7 @@ class AttemptRun:
         self._limit: asyncio.Timeout | None = None
         self._flow = asyncio.Event()
         self._flow.set()
+        self._has_exited = False
         self._held_s = 0.0
         self._began_s = 0.0
         self.ref = AttemptRef(job_id=start.job_id, attempt=start.attempt)
@@ -105,7 +106,7 @@ class AttemptRun:
         try:
             await self._run_in(sandbox)
         finally:
-            self._pool.discard(sandbox)
+            self._pool.discard(sandbox, is_idle=self._has_exited)
 
     async def _wait_for_sandbox(self, request: ResourceRequest) -> Sandbox | None:
         """Return a sandbox, or None when the attempt is told to have ended without one."""
@@ -185,6 +186,7 @@ class AttemptRun:
                         raise SandboxError("The result is larger than was allowed.")
                     self._result = data
                 case Exited():
+                    self._has_exited = True
                     return frame
                 case Ready():
                     raise SandboxError("The sandbox said Ready twice.")

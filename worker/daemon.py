@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Final, assert_never
@@ -72,6 +74,7 @@ SAVE_AFTER_S: Final = 0.05
 SAVE_BYTES: Final = 256 * KIB  # or when so much is in memory only
 REPORT_WAIT_S: Final = 3.0  # a stop waits so long for the coordinator's last answers
 FIRST_HEARTBEAT_S: Final = 10.0
+SWITCH_INTERVAL_S: Final = 0.0005
 
 
 def capability_of(
@@ -137,6 +140,8 @@ async def serve(
         SandboxError: this machine cannot isolate jobs as promised.
         LoginRefused: the coordinator refuses this worker.
     """
+    # The engine's client runs in threads: the event loop gets the interpreter back soon.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     stop = StopAsked()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -149,7 +154,11 @@ async def serve(
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
             return
-        await starting.result().run()
+        daemon = starting.result()
+        # All that was loaded until now stays: no collection walks through it again.
+        gc.collect()
+        gc.freeze()
+        await daemon.run()
     finally:
         asked.cancel()
         await engine.close()

@@ -15,7 +15,10 @@ from .base import DEFAULT_REQUEST, Sandbox, SandboxEngine
 
 _log = logging.getLogger(__name__)
 
-REFILL_DELAY_S = 0.05  # a trivial job has ended by then: the refill does not compete with it
+# A trivial job, and the way of its result to the notebook, are over by then: neither the refill
+# nor the removal competes with them for a core.
+REFILL_DELAY_S = 0.05
+REMOVAL_DELAY_S = 0.05
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 30.0
 
@@ -47,7 +50,7 @@ class SandboxPool:
         self._failures = 0
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._is_open = True
+        self._closing = asyncio.Event()
         self._on_change = on_change
         self.last_error: SandboxError | None = None
 
@@ -71,7 +74,7 @@ class SandboxPool:
         Raises:
             SandboxError: none could be started.
         """
-        if not self._is_open:
+        if self._closing.is_set():
             raise SandboxError("The worker is stopping.")
         if request != DEFAULT_REQUEST:
             return await self._start_cold(request)
@@ -92,7 +95,7 @@ class SandboxPool:
 
     def take_warm(self, request: ResourceRequest) -> Sandbox | None:
         """Return a warm sandbox of that size, or None where ``take`` would have to wait."""
-        if request != DEFAULT_REQUEST or not self._is_open:
+        if request != DEFAULT_REQUEST or self._closing.is_set():
             return None
         while self._warm:
             sandbox = self._warm.popleft()
@@ -102,9 +105,14 @@ class SandboxPool:
             self.discard(sandbox)
         return None
 
-    def discard(self, sandbox: Sandbox) -> None:
-        """Kill ``sandbox`` in the background. Its GPUs are free when it is gone."""
-        self._run(self._kill(sandbox))
+    def discard(self, sandbox: Sandbox, *, is_idle: bool = False) -> None:
+        """Kill ``sandbox`` in the background. Its GPUs are free when it is gone.
+
+        Args:
+            sandbox: one that this pool gave away.
+            is_idle: its call has ended, so that the kill may wait a moment.
+        """
+        self._run(self._kill(sandbox, REMOVAL_DELAY_S if is_idle else 0.0))
 
     def prune(self) -> None:
         """Replace warm sandboxes that ended while they waited."""
@@ -118,7 +126,7 @@ class SandboxPool:
 
     async def close(self) -> None:
         """Kill every warm sandbox and wait for the kills that are under way."""
-        self._is_open = False
+        self._closing.set()
         if self._timer is not None:
             self._timer.cancel()
         while self._waiters:
@@ -143,7 +151,13 @@ class SandboxPool:
         self._gpus_of[sandbox.id] = gpus
         return sandbox
 
-    async def _kill(self, sandbox: Sandbox) -> None:
+    async def _kill(self, sandbox: Sandbox, delay_s: float) -> None:
+        if delay_s:
+            try:
+                async with asyncio.timeout(delay_s):
+                    await self._closing.wait()
+            except TimeoutError:
+                pass  # the usual case: nobody closes the pool meanwhile
         await sandbox.kill()
         self._free_gpus += self._gpus_of.pop(sandbox.id, [])
 
@@ -156,7 +170,7 @@ class SandboxPool:
             self._refill()
 
     def _later(self, delay_s: float) -> None:
-        if self._timer is None and self._is_open:
+        if self._timer is None and not self._closing.is_set():
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._refill_by_timer)
 
     def _refill_by_timer(self) -> None:
@@ -164,7 +178,7 @@ class SandboxPool:
         self._refill()
 
     def _refill(self) -> None:
-        if not self._is_open or (self._failures and self._timer is not None):
+        if self._closing.is_set() or (self._failures and self._timer is not None):
             return
         missing = self._target + len(self._waiters) - len(self._warm) - self._starting
         for _ in range(missing):
@@ -174,7 +188,7 @@ class SandboxPool:
     async def _start_one(self) -> None:
         try:
             async with self._starts:
-                if not self._is_open:
+                if self._closing.is_set():
                     return
                 sandbox = await self._engine.start(DEFAULT_REQUEST)
         except SandboxError as error:
@@ -190,7 +204,7 @@ class SandboxPool:
         self._keep(sandbox)
 
     def _keep(self, sandbox: Sandbox) -> None:
-        if not self._is_open:
+        if self._closing.is_set():
             self.discard(sandbox)
             return
         while self._waiters:

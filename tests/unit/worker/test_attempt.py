@@ -92,7 +92,7 @@ class OneSandboxPool:
     def take_warm(self, request: ResourceRequest) -> ScriptedSandbox | None:
         return self._sandbox if isinstance(self._sandbox, ScriptedSandbox) else None
 
-    def discard(self, sandbox: ScriptedSandbox) -> None:
+    def discard(self, sandbox: ScriptedSandbox, *, is_idle: bool = False) -> None:
         self.discarded.append(sandbox)
 
 

@@ -220,3 +220,15 @@ async def test_a_closed_pool_gives_nothing_and_keeps_nothing() -> None:
     with pytest.raises(SandboxError, match="stopping"):
         await pool.take(DEFAULT_REQUEST)
     assert all(sandbox.kills for sandbox in engine.started)
+
+
+async def test_closing_does_not_wait_for_idle_sandboxes_that_are_still_to_be_killed() -> None:
+    engine = CountingEngine()
+    pool = SandboxPool(engine, target=1, parallel=1)
+    await pool.fill_first()
+    sandbox = await pool.take(DEFAULT_REQUEST)
+    pool.discard(sandbox, is_idle=True)
+    await settle()
+    assert engine.started[0].kills == 0
+    await pool.close()
+    assert engine.started[0].kills == 1
