@@ -265,4 +265,5 @@ class ClientSocket(WebSocketHandler):
         self._context.counters.refused[error.code] += 1
         _log.info("A client was refused: %s", error.message, extra={"action": "client.refused"})
         self.send(Refused(error=error.to_body()))
+        self._writer.flush()
         self.close(CLOSE_REFUSED, error.code)

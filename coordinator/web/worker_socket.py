@@ -357,6 +357,7 @@ class WorkerSocket(WebSocketHandler):
         self._close(CLOSE_REFUSED, error.code)
 
     def _close(self, code: int, reason: str) -> None:
+        self._writer.flush()
         self.close(code, reason)
         # A frozen peer never answers the close frame; its attempts must not wait for that.
         link, self._link = self._link, None

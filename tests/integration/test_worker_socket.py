@@ -332,9 +332,8 @@ async def test_a_late_message_is_fenced_off(coordinator: Serving, rest: Rest, wh
     other = WorkerByHand(coordinator.ws_url)
     async with workers(worker, other):
         job = await rest.post("/jobs", JOB)
-        owner = worker if any(isinstance(m, StartAttempt) for m in worker.received) else None
-        start = await (owner or _either(worker, other)).expect(StartAttempt)
-        holder = worker if start in worker.received else other
+        holder = await _who_got_a_start(worker, other)
+        start = await holder.expect(StartAttempt)
         thief = other if holder is worker else worker
         ref = AttemptRef(job_id=job["job_id"], attempt=1)
         match what:
@@ -350,8 +349,15 @@ async def test_a_late_message_is_fenced_off(coordinator: Serving, rest: Rest, wh
     assert (done["status"], done["stdout"]) == ("completed", "")
 
 
-def _either(first: ScriptedWorker, second: ScriptedWorker) -> ScriptedWorker:
-    return first if any(isinstance(m, StartAttempt) for m in first.received) else second
+async def _who_got_a_start(*many: ScriptedWorker) -> ScriptedWorker:
+    def holders() -> list[ScriptedWorker]:
+        return [w for w in many if any(isinstance(m, StartAttempt) for m in w.received)]
+
+    async def is_sent() -> bool:
+        return bool(holders())
+
+    await until(is_sent)
+    return holders()[0]
 
 
 # --- losing and finding workers --------------------------------------------------------------
@@ -430,8 +436,7 @@ async def test_a_worker_that_restarted_loses_what_it_forgot_at_once(settings: Se
         await worker.expect(StartAttempt)
         worker.vanish()
         await worker.leave()
-        back = WorkerByHand(running.ws_url, worker_id=worker.worker_id)
-        async with workers(back, ScriptedWorker(running.ws_url)):
+        async with ScriptedWorker(running.ws_url, worker_id=worker.worker_id):
             done = await rest.wait_for(job["job_id"])
     assert (done["status"], done["attempt"]) == ("completed", 2)
 
