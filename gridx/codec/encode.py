@@ -431,7 +431,17 @@ _RULES: Final[dict[type, Rule]] = {
     pathlib.PurePosixPath: _path,
 }  # fmt: skip
 
+
+def _shell_list(encoder: Encoder, value: Any, depth: int) -> Any:
+    """``lines = !command`` gives a subclass of list; it comes home as the list that it is."""
+    if type(value).__name__ != "SList":
+        raise Unsupported(type(value).__qualname__)
+    encoder.mark(value)
+    return [tags.LIST, *[encoder.node(part, depth) for part in list(value)]]
+
+
 _BY_LIBRARY: Final[dict[str, Rule]] = {
+    "IPython": _shell_list,
     "numpy": numpy_values.encode_numpy,
     "pandas": pandas_values.encode_pandas,
     "pyarrow": arrow_values.encode_arrow,

@@ -163,6 +163,13 @@ def test_an_instance_with_a_cycle_comes_back_without_its_init_being_run(
     assert back.parts == [1]
 
 
+def test_the_lines_of_a_shell_command_come_home_as_a_list() -> None:
+    from IPython.utils.text import SList
+
+    assert _back(SList(["a", "b"])) == ["a", "b"]
+    assert type(_back(SList())) is list
+
+
 def test_what_follows_a_value_that_cannot_be_encoded_still_refers_to_the_right_objects() -> None:
     shared = [1]
     frame = pd.DataFrame({"a": [1], "p": pd.period_range("2020", periods=1)})
