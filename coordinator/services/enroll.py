@@ -7,11 +7,14 @@ from collections.abc import Sequence
 import msgspec
 from sqlalchemy import Connection
 
-from gridx.errors import Forbidden
-from gridx.resources import Capability
+from gridx.errors import Forbidden, InvalidRequest
+from gridx.resources import MIB, Capability
 
 from ..store import workers
 from ..store.records import WorkerRecord
+
+_MAX_NAME_CHARS = 64
+_MAX_CAPABILITY_BYTES = MIB
 
 
 def enroll(
@@ -21,7 +24,10 @@ def enroll(
 
     Raises:
         Forbidden: the id is that of somebody else's worker.
+        InvalidRequest: what it offers is longer than 1 MiB.
     """
+    name = name[:_MAX_NAME_CHARS]
+    _refuse_endless(capability)
     known = workers.find(tx, worker_id)
     if known is None:
         workers.insert(tx, worker_id, owner_id, name, capability, now_us)
@@ -41,7 +47,12 @@ def enroll(
 def set_capability(
     tx: Connection, now_us: int, worker: WorkerRecord, capability: Capability
 ) -> WorkerRecord:
-    """Write what a worker offers now."""
+    """Write what a worker offers now.
+
+    Raises:
+        InvalidRequest: it is longer than 1 MiB.
+    """
+    _refuse_endless(capability)
     workers.change(tx, worker.row_id, worker.name, capability, now_us)
     return msgspec.structs.replace(worker, capability=capability, seen_us=now_us)
 
@@ -49,3 +60,11 @@ def set_capability(
 def mark_seen(tx: Connection, now_us: int, row_ids: Sequence[int]) -> None:
     """Write that these workers are there."""
     workers.mark_seen(tx, row_ids, now_us)
+
+
+def _refuse_endless(capability: Capability) -> None:
+    if len(msgspec.json.encode(capability)) > _MAX_CAPABILITY_BYTES:
+        raise InvalidRequest(
+            "What this worker offers does not fit into 1 MiB.",
+            hint="Let it announce fewer images, or images with fewer packages.",
+        )

@@ -16,6 +16,8 @@ from ..store import attempts, jobs
 from ..store.records import Balance, JobRecord, WorkerRecord
 from .outcome import Outcome, Report, end_attempt
 
+_MAX_MESSAGE_CHARS = 1000
+
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True):
     """What the report did. ``balance`` is the payer's, where the job is final and had a hold."""
@@ -62,7 +64,10 @@ def finish(
         return Finished(outcome=Outcome.MORE, job=found.job)
     job = found.job
     cause = report.cause
-    message = report.message
+    message = report.message[:_MAX_MESSAGE_CHARS]
+    exit_code = report.exit_code
+    if exit_code is not None and not -(2**31) <= exit_code < 2**31:
+        exit_code = None  # no operating system has it
     if stored_end > report.stream_bytes:
         # It sent more than it owns to have sent: nothing of this attempt can be believed.
         cause, message = Cause.SANDBOX_FAILED, "The worker sent more output than it reported."
@@ -92,9 +97,9 @@ def finish(
             message=message or None,
             usage=report.usage,
             stream_bytes=stored_end,
-            exit_code=report.exit_code,
+            exit_code=exit_code,
         ),
-        reason=job_rules.reason_for_report(told, message, report.exit_code, job.job.limits),
+        reason=job_rules.reason_for_report(told, message, exit_code, job.job.limits),
     )
     if report.result is not None and ended.outcome is Outcome.SETTLED:
         jobs.insert_payload(tx, job.row_id, "result", report.result)

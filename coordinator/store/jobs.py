@@ -219,8 +219,8 @@ def find_record(tx: Connection, job_id: str) -> JobRecord | None:
 
 
 def list_queued(tx: Connection) -> Iterator[JobRecord]:
-    """Yield the jobs that wait, in the order of their tags."""
-    for row in _queued.all(tx, {}):
+    """Yield the jobs that wait, in the order of their tags, without holding all of their code."""
+    for row in _queued.each(tx, {}):
         yield _record(row)
 
 

@@ -7,7 +7,7 @@ driver that this module does not know they are executed the usual way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Table, bindparam
@@ -44,6 +44,13 @@ class Prepared:
         # Fetched to the end: a statement that is still open keeps its savepoint from ending.
         rows: list[Row] = _driver(tx).execute(self._sql, self._order(params)).fetchall()
         return rows
+
+    def each(self, tx: Connection, params: Params) -> Iterator[Row]:
+        """Execute, and yield the rows as they are read; to be read to the end."""
+        if self._sql is None and not self._prepare(tx):
+            yield from tx.execute(self._statement, dict(params))
+            return
+        yield from _driver(tx).execute(self._sql, self._order(params))
 
     def run(self, tx: Connection, params: Params) -> int:
         """Execute, and return how many rows it changed."""

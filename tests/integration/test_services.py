@@ -37,7 +37,7 @@ from gridx.errors import (
 )
 from gridx.ids import new_job_id, new_worker_id
 from gridx.protocol import AttemptRef
-from gridx.resources import GIB
+from gridx.resources import GIB, Image
 from gridx.schemas import CellSpec, JobRequest
 from gridx.states import Cause, JobState
 from tests.support.database import DOCKER, PROCESS, Database, order, report
@@ -381,6 +381,22 @@ def test_a_short_output_and_the_result_are_stored_with_the_report(
     assert db.run(views.find_stream, job.job_id, 2) is None
     assert db.run(views.find_payload, job.job_id, "result") == b"out"
     assert db.run(views.find_payload, job.job_id, "inputs") is None  # nobody needs them now
+
+
+def test_numbers_and_texts_of_a_hostile_worker_are_bounded(
+    db: Database, worker: WorkerRecord
+) -> None:
+    job = put(db, worker=worker).job
+    told = report(
+        job.job_id, cause=Cause.ERROR, exit_code=2**63, message="x" * 10**6, wall_s=float("nan")
+    )
+    done = db.run(finish, db.settings, told, worker, 0)
+    assert (done.job.state, done.job.cost_ucr, done.job.exit_code) == (JobState.FAILED, 0, None)
+    assert done.job.reason is not None
+    assert len(done.job.reason.message) == 1000
+    endless = Image(name="x" * 2_000_000, digest="", language="python", python="3.11")
+    with pytest.raises(InvalidRequest):
+        db.run(set_capability, worker, msgspec.structs.replace(DOCKER, images=(endless,)))
 
 
 # --- hand back, cancel ----------------------------------------------------------------------
