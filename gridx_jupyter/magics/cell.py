@@ -303,7 +303,7 @@ class CellMagic(Magics):
                 gpus=limits.gpus,
                 cell=CellSpec(
                     python=captured.python,
-                    expected=tuple(sorted(captured.expected)),
+                    expected=tuple(sorted(order.expected)),
                     inputs=tuple(sorted(captured.inputs)),
                     out=order.options.out,
                     cell_id=order.visible.cell_id,

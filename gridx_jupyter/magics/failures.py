@@ -58,9 +58,14 @@ class _Frames:
         self._shell = shell
 
     def __call__(self) -> list[str]:
-        lines: list[str] = self._shell.InteractiveTB.structured_traceback(
-            type(self._error), self._error, self._frames, tb_offset=0
-        )
+        kind = type(self._error)
+        try:
+            lines: list[str] = self._shell.InteractiveTB.structured_traceback(
+                kind, self._error, self._frames, tb_offset=0
+            )
+        except Exception:  # IPython's formatter meets frames here that no file has
+            plain = traceback.TracebackException(kind, self._error, self._frames)
+            lines = "".join(plain.format()).splitlines()
         return lines
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 _MAX_NOTES = 10
+_RESTORE_MODULE = "gridx.ship.restore"  # raises before the cell begins
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Order:
     captured: Captured
     visible: VisibleCell
     at_submit: dict[str, Any] | None = None  # background cells only
+
+    @property
+    def expected(self) -> frozenset[str]:
+        """The only names that the result may touch: seen in the cell, or asked for by --out."""
+        return self.captured.expected | frozenset(self.options.out or ())
 
     def without_payload(self) -> Order:
         """Return the order of a cell that was sent: its inputs need no memory here any more."""
@@ -160,6 +166,14 @@ class CellResult:
         from gridx.remote_error import rebuild, user_exceptions
 
         visible, captured = self._order.visible, self._order.captured
+        if data.get("module") == _RESTORE_MODULE:
+            return shown_as_sentence(
+                JobFailed(
+                    clean_line(str(data.get("message")), 500) + " The cell did not begin.",
+                    hint="Make plain data of the variable first, or leave it out with "
+                    "--without NAME; installing packages is not in this release.",
+                )
+            )
         error = rebuild(
             data,
             cell_file=visible.file,
@@ -170,6 +184,10 @@ class CellResult:
             name = next((n for n in _not_sent(captured) if repr(n) in str(error)), None)
             if name is not None:
                 error.add_note(f"{name} stayed in the notebook: send it with --needs {name}.")
+        if isinstance(error, ModuleNotFoundError):
+            error.add_note(
+                "The worker's image does not have it; installing packages is not in this release."
+            )
         return shown_at_its_lines(error, self._shell)
 
     def _apply(self, data: bytes) -> None:
@@ -180,7 +198,7 @@ class CellResult:
             applied = apply_result(
                 data,
                 self._shell.user_ns,
-                expected=self._order.captured.expected,
+                expected=self._order.expected,
                 cell_source=self._order.body,
                 source=f"worker {self.worker}, job {self.job}",
                 out=self._order.options.out,
@@ -196,14 +214,15 @@ class CellResult:
                 self.error = shown_as_sentence(refusal)
             return
         self.values = dict(applied.values)
-        self.notes += _notes_on(applied, self._order.captured)
+        known = self._order.expected | self._shell.user_ns.keys()
+        self.notes += _notes_on(applied, known)
 
 
 def _not_sent(captured: Captured) -> list[str]:
     return [*captured.withheld, *captured.left_out, *captured.unpicklable]
 
 
-def _notes_on(applied: Applied, captured: Captured) -> list[str]:
+def _notes_on(applied: Applied, known: Set[str]) -> list[str]:
     """Return what the user would not expect of how the results came home, one line each."""
     notes = [clean_line(sentence, 300) for sentence in applied.refused.values()]
     if applied.opaque:
@@ -212,10 +231,10 @@ def _notes_on(applied: Applied, captured: Captured) -> list[str]:
             for name, handle in list(applied.opaque.items())[:_MAX_NOTES]
         )
         notes.append(f"kept closed, usable in later %%gridx cells: {kinds}")
-    others = set(applied.unexpected) - applied.refused.keys() - captured.expected
+    others = set(applied.unexpected) - applied.refused.keys() - known
     if others:
-        names = ", ".join(clean_line(name, 60) for name in others)
-        notes.append(f"not taken, since this cell does not bind them: {names}")
+        names = ",".join(clean_line(name, 60) for name in sorted(others)[:5])
+        notes.append(f"bound there, but not by the cell's own text; bring home with --out {names}")
     notes += [clean_line(warning, 300) for warning in applied.warnings]
     if len(notes) > _MAX_NOTES:
         notes[_MAX_NOTES:] = [f"and {len(notes) - _MAX_NOTES} more of this kind"]

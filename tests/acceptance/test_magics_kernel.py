@@ -23,6 +23,8 @@ from tests.support.grid_thread import GridThread, Script, grid_thread
 from tests.support.kernels import Kernel
 from tests.support.scripted_coordinator import ScriptedCoordinator, ScriptedJob
 
+RESTORE = "gridx.ship.restore"
+
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[GridThread]:
@@ -417,6 +419,38 @@ def test_a_missing_name_that_stayed_in_the_notebook_is_explained(
     ran = kernel.run("%%gridx\napi_key\n")
     assert ran.error is not None
     assert "--needs api_key" in plain(ran.error["traceback"])
+
+
+def test_variables_that_the_image_cannot_rebuild_are_a_sentence(
+    grid: GridThread, kernel: Kernel
+) -> None:
+    names = {"RestoreError": type("RestoreError", (Exception,), {"__module__": RESTORE})}
+    grid.script = raises("raise RestoreError('They need the module \"x\".')\n", **names)
+    ran = kernel.run("%%gridx\nwork()\n")
+    assert ran.error is not None
+    assert ran.error["ename"] == "JobFailed"
+    assert "did not begin" in ran.error["traceback"][0]
+
+
+def test_a_missing_module_says_that_it_cannot_be_installed_yet(
+    grid: GridThread, kernel: Kernel
+) -> None:
+    grid.script = raises("import no_such_module\n")
+    ran = kernel.run("%%gridx\nimport no_such_module\n")
+    assert ran.error is not None
+    assert "not in this release" in plain(ran.error["traceback"])
+
+
+def test_a_name_made_at_run_time_comes_home_when_asked_for(
+    grid: GridThread, kernel: Kernel
+) -> None:
+    grid.script = finishes(result=result_of("q = 1", ("q",)))
+    ran = kernel.run("%%gridx --out q\nexec('q = ' + str(1))")
+    assert ran.error is None
+    (sent,) = [m for m in grid.grid.received if isinstance(m, Submit)]
+    assert sent.cell is not None
+    assert "q" in sent.cell.expected
+    assert kernel.run("print(q)").stdout == "1\n"
 
 
 def test_an_error_of_the_users_own_class_is_caught_as_that_class(
