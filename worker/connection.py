@@ -12,7 +12,6 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Final
-from urllib.parse import urlsplit
 
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.iostream import StreamClosedError
@@ -217,11 +216,6 @@ class Connection:
 def is_about_login(error: GridXError) -> bool:
     """Whether other credentials could change this refusal."""
     return isinstance(error, AuthError | Forbidden)
-
-
-def host_of(url: str) -> str:
-    """Return the host and port of ``url``, for messages."""
-    return urlsplit(url).netloc
 
 
 def _send_at_once(opened: WebSocketClientConnection) -> None:

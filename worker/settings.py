@@ -47,7 +47,6 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     drain_s: float = 10.0
     runtime: str | None = None  # another OCI runtime of the engine, "runsc"
     python: str | None = None  # minor version of the sandbox's Python; this process's when None
-    build_image: bool = True
 
 
 def parse_size_bytes(text: str) -> int:

@@ -32,7 +32,7 @@ from ..images import (
     find_image,
 )
 from ..runtime.frames import Frame, FromSupervisor, Ready, encode_frame
-from .base import DEFAULT_REQUEST, Death, Promise, SandboxClosed
+from .base import Death, Promise, SandboxClosed
 from .frames import AttachDemultiplexer
 from .limits import POOL_LABEL, WORKER_LABEL, container_options, promises
 from .pipe import FrameQueue
@@ -222,9 +222,31 @@ class DockerEngine:
                 " with delegation; `docker info` prints its warnings.",
             )
         self._uids = UidRange.lock()
-        self._image = await self._call(lambda api: ensure_image(api, self._python_minor))
+        self._image = await self._build_image()
         await self.sweep()
         self._late_sweep = asyncio.create_task(self._sweep_later())
+
+    async def _build_image(self) -> ImageInfo:
+        """Find the image, or build it in a thread that a stop of the worker does not wait for."""
+        loop = asyncio.get_running_loop()
+        built: asyncio.Future[ImageInfo] = loop.create_future()
+
+        def build() -> None:
+            try:
+                image = ensure_image(engine_client(timeout_s=API_TIMEOUT_S), self._python_minor)
+            except Exception as error:  # whatever it was, it belongs to who waits for the image
+                tell(built.set_exception, error)
+            else:
+                tell(built.set_result, image)
+
+        def tell(answer: Callable[[Any], None], value: object) -> None:
+            try:
+                loop.call_soon_threadsafe(lambda: None if built.done() else answer(value))
+            except RuntimeError:
+                pass  # the loop is closed: the worker has stopped
+
+        threading.Thread(target=build, name="image", daemon=True).start()
+        return await built
 
     async def check_promises(self) -> list[Promise]:
         """Return what the engine says about each promised limit."""
@@ -426,6 +448,3 @@ def _check_address(address: str) -> None:
             f"This release cannot attach to an engine at {address} (TLS, or not a unix socket).",
             hint="Run the worker on the engine's own machine, or set DOCKER_HOST=unix://PATH.",
         )
-
-
-__all__ = ["DEFAULT_REQUEST", "DockerEngine", "DockerSandbox"]

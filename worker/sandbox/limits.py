@@ -19,6 +19,7 @@ POOL_LABEL: Final = "gridx.pool"  # one daemon run of that worker
 
 PIDS: Final = 128
 PIDS_WITH_GPU: Final = 512  # CUDA starts threads for itself
+LEAST_CORES: Final = 0.1  # with less, the supervisor itself is not warm in time
 OPEN_FILES: Final = 1024
 OPEN_FILES_WITH_GPU: Final = 4096
 FILE_BYTES: Final = 256 * MIB
@@ -114,7 +115,7 @@ def _host_config(
         "PidsLimit": PIDS_WITH_GPU if gpus else PIDS,  # fork and thread bombs end here
         "Memory": memory,
         "MemorySwap": memory,  # equal: no swap, so the limit is the limit
-        "NanoCpus": int(request.cores * 1e9),
+        "NanoCpus": int(max(request.cores, LEAST_CORES) * 1e9),
         "OomScoreAdj": OOM_SCORE,  # under pressure jobs go first; a job can change its own
         # "none" would take /dev/shm away, and with it multiprocessing's locks.
         "IpcMode": "private",

@@ -124,6 +124,11 @@ def test_everything_that_is_memory_fits_into_the_memory_limit(memory_bytes: int)
     assert tmpfs <= memory_bytes * 3 / 4
 
 
+def test_a_sliver_of_a_core_is_rounded_up_to_what_gets_warm() -> None:
+    assert options(ResourceRequest(cores=0.001))["HostConfig"]["NanoCpus"] == 100_000_000
+    assert options(ResourceRequest(cores=1.5))["HostConfig"]["NanoCpus"] == 1_500_000_000
+
+
 def test_a_gpu_is_given_by_its_uuid_with_room_for_its_driver() -> None:
     host = options(ResourceRequest(gpus=1), gpus=["GPU-1"])["HostConfig"]
     assert host["DeviceRequests"][0]["DeviceIDs"] == ["GPU-1"]
