@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import collections
 import datetime as dt
-import decimal
-import fractions
-import pathlib
-import re
-import sys
-import uuid
 import zoneinfo
-from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from . import (
     arrow_values,
+    column_values,
     numpy_values,
     other_values,
-    packed_text,
     pandas_values,
     random_values,
+    scalar_values,
     tags,
     user_values,
 )
@@ -30,10 +24,6 @@ from .framing import split
 from .limits import Limits
 from .opaque import Opaque
 
-_DECIMAL: Final = re.compile(
-    r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:E[+-]?\d{1,18})?\Z|-?(?:Infinity|s?NaN\d{0,20})\Z"
-)
-_MAX_BIG_INT_BYTES: Final = 1 << 20
 _IN_PLACE: Final = frozenset({list, dict, set, bytearray})
 _PENDING: Final = object()
 
@@ -235,109 +225,6 @@ def _list(decoder: Decoder, node: list[Any], depth: int) -> Any:
     return seen
 
 
-def _numbers(code: str) -> Rule:
-    def rule(decoder: Decoder, node: list[Any], depth: int) -> list[Any]:
-        decoder.check(len(node) == 2, "packed numbers")
-        raw = decoder.raw(node[1])
-        numbers = array(code)
-        decoder.check(len(raw) % numbers.itemsize == 0, "packed numbers")
-        decoder.count(len(raw) // numbers.itemsize)
-        numbers.frombytes(raw)
-        if sys.byteorder == "big":
-            numbers.byteswap()
-        return numbers.tolist()
-
-    return rule
-
-
-def _bools(decoder: Decoder, node: list[Any], depth: int) -> list[Any]:
-    decoder.check(len(node) == 2, "packed bools")
-    raw = bytes(decoder.raw(node[1]))
-    decoder.count(len(raw))
-    decoder.check(not raw.strip(b"\0\1"), "packed bools")
-    return [byte == 1 for byte in raw]
-
-
-def _strings(decoder: Decoder, node: list[Any], depth: int) -> list[Any]:
-    decoder.check(len(node) == 3, "packed strings")
-    lengths = decoder.raw(node[2])
-    decoder.count(len(lengths) // 4)
-    return list(packed_text.unpack(decoder.raw(node[1]), lengths, may_miss=False))
-
-
-_PACKED: Final[dict[int, Rule]] = {
-    tags.FLOATS: _numbers("d"),
-    tags.INTS: _numbers("q"),
-    tags.BOOLS: _bools,
-    tags.STRINGS: _strings,
-}
-
-
-def _packed(decoder: Decoder, node: list[Any], depth: int) -> Any:
-    return decoder.place(_PACKED[node[0]](decoder, node, depth))
-
-
-def _column(decoder: Decoder, node: Any, depth: int, count: int) -> list[Any]:
-    """Return ``count`` values that are no list of the user: it gets no number."""
-    decoder.check(type(node) is list and node and type(node[0]) is int, "column")
-    if node[0] == tags.LIST:
-        decoder.check(len(node) == count + 1, "column")
-        return [decoder.value(part, depth) for part in node[1:]]
-    decoder.check(node[0] in _PACKED, "column")
-    values: list[Any] = _PACKED[node[0]](decoder, node, depth)
-    decoder.check(len(values) == count, "column")
-    return values
-
-
-def _columns(
-    decoder: Decoder, names: Any, nodes: list[Any], depth: int, count: int
-) -> Iterator[tuple[str, list[Any]]]:
-    decoder.check(type(names) is list and len(names) == len(nodes) == len(set(names)), "columns")
-    for name, node in zip(names, nodes, strict=True):
-        yield decoder.text(name, 1_000), _column(decoder, node, depth, count)
-
-
-def _rows(decoder: Decoder, node: list[Any], depth: int) -> Any:
-    decoder.check(len(node) > 3, "rows")
-    count = decoder.integer(node[1], 1)
-    decoder.count(count)
-    made: list[Any] = []
-    seen = decoder.place(made)
-    rows: list[dict[str, Any]] = [{} for _ in range(count)]
-    made += [decoder.place(row) for row in rows]
-    for name, column in _columns(decoder, node[2], node[3:], depth + 1, count):
-        for row, value in zip(rows, column, strict=True):
-            row[name] = value
-    return seen
-
-
-def _objects(decoder: Decoder, node: list[Any], depth: int) -> Any:
-    decoder.check(len(node) > 5, "objects")
-    count = decoder.integer(node[1], 1)
-    decoder.count(count)
-    made: list[Any] = []
-    seen = decoder.place(made)
-    plan = user_values.plan_of(decoder, node[2], node[3], node[4])
-    objects = [plan.make() for _ in range(count)]
-    made += [decoder.place(one) for one in objects]
-    for name, column in _columns(decoder, node[4], node[5:], depth + 1, count):
-        for one, value in zip(objects, column, strict=True):
-            plan.fill(one, name, value)
-    return seen
-
-
-def _mapping(decoder: Decoder, node: list[Any], depth: int) -> Any:
-    decoder.check(len(node) == 3 and all(type(part) is list and part for part in node[1:]), "dict")
-    tag, other = node[1][0], node[2][0]
-    decoder.check(type(tag) is int and tag in (tags.INTS, tags.STRINGS), "dict")
-    decoder.check(type(other) is int and other in _PACKED, "dict")
-    keys: list[Any] = _PACKED[tag](decoder, node[1], depth)
-    values: list[Any] = _PACKED[other](decoder, node[2], depth)
-    decoder.check(len(keys) == len(values), "dict")
-    decoder.keys(keys)
-    return decoder.place(dict(zip(keys, values, strict=True)))
-
-
 def _tuple(decoder: Decoder, node: list[Any], depth: int) -> Any:
     return decoder.place(tuple([decoder.value(part, depth) for part in node[1:]]))
 
@@ -435,107 +322,6 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else "\ufffd" for char in text)
 
 
-# ---------------------------------------------------------------- scalars
-
-
-def _big_int(decoder: Decoder, node: list[Any], depth: int) -> int:
-    decoder.check(len(node) == 2 and type(node[1]) is bytes, "integer")
-    decoder.check(0 < len(node[1]) <= _MAX_BIG_INT_BYTES, "integer")
-    return int.from_bytes(node[1], "little", signed=True)
-
-
-def _complex(decoder: Decoder, node: list[Any], depth: int) -> complex:
-    decoder.check(len(node) == 3 and type(node[1]) is type(node[2]) is float, "complex")
-    return complex(node[1], node[2])
-
-
-def _surrogates(decoder: Decoder, node: list[Any], depth: int) -> str:
-    decoder.check(len(node) == 2 and type(node[1]) is bytes, "text")
-    return str(node[1], "utf-8", "surrogatepass")
-
-
-def _range(decoder: Decoder, node: list[Any], depth: int) -> range:
-    decoder.check(len(node) == 4, "range")
-    return range(*[_whole(decoder, part, depth) for part in node[1:]])
-
-
-def _whole(decoder: Decoder, node: Any, depth: int) -> int:
-    number = decoder.value(node, depth)
-    decoder.check(type(number) is int, "integer")
-    return int(number)
-
-
-def _slice(decoder: Decoder, node: list[Any], depth: int) -> slice:
-    decoder.check(len(node) == 4, "slice")
-    return slice(*[decoder.value(part, depth) for part in node[1:]])
-
-
-def _datetime(decoder: Decoder, node: list[Any], depth: int) -> dt.datetime:
-    decoder.check(len(node) == 10, "datetime")
-    year, month, day, hour, minute, second, micro, fold = (
-        decoder.integer(part, 0, 10_000_000) for part in node[1:9]
-    )
-    zone = decoder.time_zone(node[9])
-    return dt.datetime(year, month, day, hour, minute, second, micro, zone, fold=fold)
-
-
-def _date(decoder: Decoder, node: list[Any], depth: int) -> dt.date:
-    decoder.check(len(node) == 2, "date")
-    return dt.date.fromordinal(decoder.integer(node[1], 1, dt.date.max.toordinal()))
-
-
-def _time(decoder: Decoder, node: list[Any], depth: int) -> dt.time:
-    decoder.check(len(node) == 7, "time")
-    hour, minute, second, micro, fold = (decoder.integer(part, 0, 10_000_000) for part in node[1:6])
-    return dt.time(hour, minute, second, micro, decoder.time_zone(node[6]), fold=fold)
-
-
-def _timedelta(decoder: Decoder, node: list[Any], depth: int) -> dt.timedelta:
-    decoder.check(len(node) == 4, "timedelta")
-    return dt.timedelta(
-        decoder.integer(node[1], -999_999_999, 999_999_999),
-        decoder.integer(node[2], 0, 86_399),
-        decoder.integer(node[3], 0, 999_999),
-    )
-
-
-def _timezone(decoder: Decoder, node: list[Any], depth: int) -> dt.tzinfo:
-    decoder.check(len(node) == 2 and node[1] is not None, "time zone")
-    zone = decoder.time_zone(node[1])
-    assert zone is not None
-    return zone
-
-
-def _decimal(decoder: Decoder, node: list[Any], depth: int) -> decimal.Decimal:
-    decoder.check(len(node) == 2, "decimal")
-    text = decoder.text(node[1])
-    decoder.check(_DECIMAL.match(text), "decimal")
-    return decimal.Decimal(text)
-
-
-def _fraction(decoder: Decoder, node: list[Any], depth: int) -> fractions.Fraction:
-    decoder.check(len(node) == 3, "fraction")
-    return fractions.Fraction(_whole(decoder, node[1], depth), _whole(decoder, node[2], depth))
-
-
-def _uuid(decoder: Decoder, node: list[Any], depth: int) -> uuid.UUID:
-    decoder.check(len(node) == 2 and type(node[1]) is bytes and len(node[1]) == 16, "uuid")
-    return uuid.UUID(bytes=node[1])
-
-
-def _path(decoder: Decoder, node: list[Any], depth: int) -> pathlib.Path:
-    decoder.check(len(node) == 2, "path")
-    return pathlib.Path(decoder.text(decoder.value(node[1], depth), 5_000))
-
-
-def _constant(value: Any) -> Rule:
-    def rule(decoder: Decoder, node: list[Any], depth: int) -> Any:
-        decoder.check(len(node) == 1, "constant")
-        return value
-
-    return rule
-
-
 def _filled(cls: Callable[[], Any]) -> Rule:
     return lambda decoder, node, depth: _fill(decoder, cls(), node[1:], depth)
 
@@ -546,10 +332,6 @@ def _misplaced(decoder: Decoder, node: list[Any], depth: int) -> Any:
 
 _TABLE: Final[dict[int, Rule]] = {
     tags.LIST: _list,
-    **dict.fromkeys(_PACKED, _packed),
-    tags.MAPPING: _mapping,
-    tags.ROWS: _rows,
-    tags.OBJECTS: _objects,
     tags.TUPLE: _tuple,
     tags.DICT: _filled(dict),
     tags.ORDERED_DICT: _filled(collections.OrderedDict),
@@ -563,22 +345,8 @@ _TABLE: Final[dict[int, Rule]] = {
     tags.BLOB: lambda decoder, node, depth: bytes(decoder.raw(node)),
     tags.INPUT: _input,
     tags.OPAQUE: _opaque,
-    tags.BIG_INT: _big_int,
-    tags.COMPLEX: _complex,
-    tags.SURROGATES: _surrogates,
-    tags.RANGE: _range,
-    tags.SLICE: _slice,
-    tags.ELLIPSIS: _constant(...),
-    tags.NOT_IMPLEMENTED: _constant(NotImplemented),
-    tags.DATETIME: _datetime,
-    tags.DATE: _date,
-    tags.TIME: _time,
-    tags.TIMEDELTA: _timedelta,
-    tags.TIMEZONE: _timezone,
-    tags.DECIMAL: _decimal,
-    tags.FRACTION: _fraction,
-    tags.UUID: _uuid,
-    tags.PATH: _path,
+    **scalar_values.DECODERS,
+    **column_values.DECODERS,
     **user_values.DECODERS,
     **numpy_values.DECODERS,
     **pandas_values.DECODERS,

@@ -7,24 +7,19 @@ from __future__ import annotations
 
 import collections
 import datetime as dt
-import decimal
-import fractions
-import pathlib
 import random
-import sys
-import uuid
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
 from . import (
     arrow_values,
+    column_values,
     numpy_values,
     other_values,
-    packed_text,
     pandas_values,
     random_values,
+    scalar_values,
     tags,
     user_values,
 )
@@ -34,8 +29,6 @@ from .framing import join
 # Below the decoder's 120, so that what is encoded is never too deep there.
 _MAX_DEPTH: Final = 100
 _LARGE_BYTES: Final = 4_096
-_PACKED_LENGTH: Final = 32
-_MAX_COLUMNS: Final = 256
 _INT64: Final = 1 << 63
 _SUMMARY_CHARS: Final = 300
 
@@ -86,9 +79,9 @@ class Encoder:
         if value is None or cls is bool or cls is float:
             return value
         if cls is int:
-            return value if -_INT64 <= value < _INT64 else [tags.BIG_INT, _big(value)]
+            return value if -_INT64 <= value < _INT64 else scalar_values.encode_big(value)
         if cls is str:
-            return _text(value)
+            return scalar_values.encode_text(value)
         if cls is bytes:
             return value if len(value) < _LARGE_BYTES else self.blob(value)
         known = self._memo.get(id(value))
@@ -202,94 +195,15 @@ def _printable(text: str) -> str:
     return text[:_SUMMARY_CHARS].encode("utf-8", "replace").decode()
 
 
-def _big(value: int) -> bytes:
-    return value.to_bytes((value.bit_length() + 8) // 8, "little", signed=True)
-
-
-def _text(value: str) -> Any:
-    if value.isascii():
-        return value
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return [tags.SURROGATES, value.encode("utf-8", "surrogatepass")]
-    return value
-
-
 # ---------------------------------------------------------------- containers
 
 
 def _list(encoder: Encoder, value: list[Any], depth: int) -> list[Any]:
     encoder.mark(value)
-    if len(value) >= _PACKED_LENGTH:
-        # One scan at the speed of C tells whether all are of one type.
-        kinds = set(map(type, value))
-        if len(kinds) == 1:
-            kind = kinds.pop()
-            packed = _packed(encoder, value, kind) or _columns(encoder, value, kind, depth)
-            if packed is not None:
-                return packed
+    known = column_values.encode_list(encoder, value, depth)
+    if known is not None:
+        return known
     return [tags.LIST, *[encoder.node(part, depth) for part in value]]
-
-
-def _column(encoder: Encoder, value: list[Any], depth: int) -> list[Any]:
-    """Return a list that is no value of the user: it gets no number."""
-    kinds = set(map(type, value))
-    packed = _packed(encoder, value, kinds.pop()) if len(kinds) == 1 else None
-    return packed or [tags.LIST, *[encoder.node(part, depth) for part in value]]
-
-
-def _columns(encoder: Encoder, value: list[Any], kind: type, depth: int) -> list[Any] | None:
-    """Return dicts of the same keys, or objects of one class, as columns; None for others."""
-    if kind is dict:
-        names = list(value[0])
-        if not _are_columns(names) or any(list(row) != names for row in value):
-            return None
-        head: list[Any] = [tags.ROWS, len(value)]
-        columns = [[row[name] for row in value] for name in names]
-    elif kind.__module__ == user_values.USER_MODULE:
-        fields = user_values.fields_of_plain(value)
-        if fields is None:
-            return None
-        names = list(fields[0])
-        if not _are_columns(names) or any(list(part) != names for part in fields):
-            return None
-        head = [tags.OBJECTS, len(value), kind.__module__, kind.__qualname__]
-        columns = [[part[name] for part in fields] for name in names]
-    else:
-        return None
-    if not encoder.mark_all(value):
-        return None
-    return [*head, names, *[_column(encoder, column, depth + 1) for column in columns]]
-
-
-def _are_columns(names: list[Any]) -> bool:
-    if not 0 < len(names) <= _MAX_COLUMNS:
-        return False
-    return all(type(name) is str and name.isascii() for name in names)
-
-
-def _packed(encoder: Encoder, value: list[Any], kind: type) -> list[Any] | None:
-    """Return a list of one scalar type as a blob; None for other types."""
-    if kind is float:
-        return [tags.FLOATS, encoder.blob(_little(array("d", value)))]
-    if kind is bool:
-        return [tags.BOOLS, encoder.blob(bytes(value))]
-    if kind is str:
-        text, lengths = packed_text.pack(value)
-        return [tags.STRINGS, encoder.blob(text), encoder.blob(lengths)]
-    if kind is int:
-        try:
-            return [tags.INTS, encoder.blob(_little(array("q", value)))]
-        except OverflowError:
-            return None
-    return None
-
-
-def _little(numbers: array[Any]) -> bytes:
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return numbers.tobytes()
 
 
 def _tuple(encoder: Encoder, value: tuple[Any, ...], depth: int) -> list[Any]:
@@ -311,15 +225,7 @@ _dict_of_any = _pairs(tags.DICT)
 
 
 def _dict(encoder: Encoder, value: dict[Any, Any], depth: int) -> Any:
-    if len(value) >= _PACKED_LENGTH:
-        key_kinds, kinds = set(map(type, value)), set(map(type, value.values()))
-        if len(key_kinds) == 1 and len(kinds) == 1 and key_kinds <= {str, int}:
-            keys = _packed(encoder, list(value), key_kinds.pop())
-            values = _packed(encoder, list(value.values()), kinds.pop()) if keys else None
-            if values is not None:
-                encoder.mark(value)
-                return [tags.MAPPING, keys, values]
-    return _dict_of_any(encoder, value, depth)
+    return column_values.encode_dict(encoder, value) or _dict_of_any(encoder, value, depth)
 
 
 def _items(encoder: Encoder, value: Mapping[Any, Any], depth: int) -> Iterable[Any]:
@@ -366,40 +272,6 @@ def _bytearray(encoder: Encoder, value: bytearray, depth: int) -> list[Any]:
     return [tags.BYTEARRAY, encoder.blob(bytes(value))]
 
 
-# ---------------------------------------------------------------- scalars
-
-
-def _datetime(encoder: Encoder, value: dt.datetime, depth: int) -> list[Any]:
-    return [
-        tags.DATETIME, value.year, value.month, value.day, value.hour, value.minute,
-        value.second, value.microsecond, value.fold, encoder.time_zone(value.tzinfo),
-    ]  # fmt: skip
-
-
-def _time(encoder: Encoder, value: dt.time, depth: int) -> list[Any]:
-    return [
-        tags.TIME, value.hour, value.minute, value.second, value.microsecond, value.fold,
-        encoder.time_zone(value.tzinfo),
-    ]  # fmt: skip
-
-
-def _range(encoder: Encoder, value: range, depth: int) -> list[Any]:
-    return [tags.RANGE, *[encoder.node(part) for part in (value.start, value.stop, value.step)]]
-
-
-def _slice(encoder: Encoder, value: slice, depth: int) -> list[Any]:
-    parts = (value.start, value.stop, value.step)
-    return [tags.SLICE, *[encoder.node(part, depth) for part in parts]]
-
-
-def _fraction(encoder: Encoder, value: fractions.Fraction, depth: int) -> list[Any]:
-    return [tags.FRACTION, encoder.node(value.numerator), encoder.node(value.denominator)]
-
-
-def _path(encoder: Encoder, value: pathlib.PurePath, depth: int) -> list[Any]:
-    return [tags.PATH, encoder.node(str(value))]
-
-
 _RULES: Final[dict[type, Rule]] = {
     list: _list,
     tuple: _tuple,
@@ -411,24 +283,8 @@ _RULES: Final[dict[type, Rule]] = {
     frozenset: _frozenset,
     collections.deque: _deque,
     bytearray: _bytearray,
-    complex: lambda encoder, value, depth: [tags.COMPLEX, value.real, value.imag],
-    range: _range,
-    slice: _slice,
-    type(...): lambda encoder, value, depth: [tags.ELLIPSIS],
-    type(NotImplemented): lambda encoder, value, depth: [tags.NOT_IMPLEMENTED],
-    dt.datetime: _datetime,
-    dt.date: lambda encoder, value, depth: [tags.DATE, value.toordinal()],
-    dt.time: _time,
-    dt.timedelta: lambda encoder, value, depth: [
-        tags.TIMEDELTA, value.days, value.seconds, value.microseconds,
-    ],
-    dt.timezone: lambda encoder, value, depth: [tags.TIMEZONE, encoder.time_zone(value)],
-    decimal.Decimal: lambda encoder, value, depth: [tags.DECIMAL, str(value)],
-    fractions.Fraction: _fraction,
     random.Random: random_values.encode_random,
-    uuid.UUID: lambda encoder, value, depth: [tags.UUID, value.bytes],
-    pathlib.PosixPath: _path,
-    pathlib.PurePosixPath: _path,
+    **scalar_values.ENCODERS,
 }  # fmt: skip
 
 
