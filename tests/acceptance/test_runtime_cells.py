@@ -15,9 +15,11 @@ from gridx.events import (
     ExecuteResult,
     Stream,
     UpdateDisplayData,
+    decode_events,
 )
 from gridx.ship.capture import capture
 from gridx.states import Cause
+from worker.runtime.frames import Cancel, Events, Run
 
 from .runtime_box import Outcome, container_box
 
@@ -284,3 +286,21 @@ def test_inputs_that_are_damaged_are_the_jobs_error() -> None:
     assert outcome.exited.cause is Cause.ERROR
     [error] = outcome.of(ErrorOutput)
     assert error.error["type"] == "RestoreError"
+
+
+def test_half_a_line_is_seen_while_the_cell_goes_on_computing() -> None:
+    with container_box() as box:
+        box.send(Run(kind="cell", code="print('half', end='')\nwhile True: pass", timeout_s=60.0))
+        frame = box.frame()
+        box.send(Cancel())
+        box.collect()
+    assert isinstance(frame, Events)
+    assert [e.text for e in decode_events(frame.data) if isinstance(e, Stream)] == ["half"]
+
+
+def test_a_job_that_comes_before_the_sandbox_is_warm_waits_for_it() -> None:
+    with container_box(wait=False) as box:
+        box.send(Run(kind="cell", code="1 + 1", timeout_s=30.0))
+        box.wait_ready()
+        outcome = box.collect()
+    assert said(outcome) == [("result", "2")]

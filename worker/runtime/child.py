@@ -115,6 +115,7 @@ class _Child:
         self._shell: CellShell | None = None
         self._result: bytes | None = None
         os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         syscalls.die_with_parent()
 
     def _send_events(self, data: bytes) -> None:
@@ -223,6 +224,7 @@ class _Child:
             done = Done(completed=False, exit_code=1, message=one_line(error))
         if os.getpid() != self._pid:
             # A process that the job forked came to the end of the job's code.
+            self._capture.flush()
             os._exit(done.exit_code)
         try:
             self._capture.finish()

@@ -187,6 +187,7 @@ class Supervisor:
         self._job = memoryview(b"")
         self._records = RecordReader(max_result_bytes=MAX_RESULT_BYTES)
         self._decoders = (utf8_decoder(), utf8_decoder())
+        self._early = b""  # a job that came before its child was warm
         self._run: Run | None = None
         self._before: Reading | None = None
         self._warm_cpu_s = 0.0
@@ -323,7 +324,9 @@ class Supervisor:
         frame = to_supervisor.decode(memoryview(whole)[4:])
         if isinstance(frame, Cancel):
             self._kill_for(Cause.CANCELLED, "Cancelled.")
-        elif self._run is None and self._warm:
+        elif not self._warm:
+            self._early = whole
+        elif self._run is None:
             self._run = frame
             self._records.limit_result(min(frame.max_result_bytes, MAX_RESULT_BYTES))
             self._before = self._meter.read()
@@ -422,6 +425,8 @@ class Supervisor:
                 warm_s=time.monotonic() - self._started_s,
             )
         )
+        if self._early:
+            self._obey(self._early)
 
     def _read_output(self, limit_bytes: int = PIPE_BYTES) -> None:
         """Take what lies in the child's own pipes, and send it on its behalf."""
@@ -600,6 +605,8 @@ def main(argv: Sequence[str]) -> int:
             # It ends strays with kill(-1), which anywhere else means everything of this user.
             raise ProtocolError("Outside a container the supervisor needs --process.")
         syscalls.set_dumpable(False)
+        # Without a container, Ctrl-C reaches every process of the terminal; the worker decides.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         return Supervisor(in_fd, out_fd, options).serve()
     except GridXError as error:
         print(error, file=sys.stderr)
