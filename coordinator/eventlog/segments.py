@@ -8,6 +8,7 @@ appended last stays in memory for those who watch.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
@@ -137,7 +138,7 @@ class SegmentLog:
         known = self._segments.get((job_id, attempt))
         if known is not None:
             return known.end
-        return (await self._in_thread(self._open, job_id, attempt)).end
+        return await self._in_thread(self._measure, job_id, attempt)
 
     async def read(self, job_id: str, attempt: int, offset: int = 0) -> AsyncIterator[Piece]:
         """Yield the stream from ``offset`` to its end at this moment. See EventLog."""
@@ -184,6 +185,11 @@ class SegmentLog:
         await asyncio.to_thread(self._threads.shutdown)
         self._segments.clear()
 
+    @property
+    def open_attempts(self) -> int:
+        """How many attempts are kept in memory."""
+        return len(self._segments)
+
     # --- in the threads ---------------------------------------------------------------------
 
     def _append(self, job_id: str, attempt: int, offset: int, data: bytes) -> int:
@@ -213,6 +219,20 @@ class SegmentLog:
                     hint="Look at the free space of the coordinator's disk.",
                 ) from exc
             return segment.end
+
+    def _measure(self, job_id: str, attempt: int) -> int:
+        with self._opening:
+            known = self._segments.get((job_id, attempt))
+            if known is not None:
+                return known.end
+            end = 0
+            with (
+                contextlib.suppress(FileNotFoundError),
+                self._path(job_id, attempt).open("rb") as f,
+            ):
+                for record in records.scan(f):
+                    end = record.offset + len(record.data)
+            return end
 
     def _open(self, job_id: str, attempt: int) -> _Segment:
         key = (job_id, attempt)

@@ -3,6 +3,9 @@
 Amounts are whole micro-credits (``_ucr``), times whole microseconds since 1970 UTC (``_us``).
 JSON is for what is only carried (specs, usage), never for what is queried. The database keeps
 the invariants too: no negative balance, one hold a job, one live attempt a job.
+
+Blobs, invites, replicas and an admin's audit trail get their tables with the features that use
+them; nothing here is empty on purpose.
 """
 
 from __future__ import annotations

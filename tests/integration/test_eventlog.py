@@ -165,8 +165,8 @@ async def test_a_restart_goes_on_where_the_file_ends_and_cuts_a_torn_tail(
     log = SegmentLog(tmp_path)
     assert await read(log) == a
     assert await log.end(JOB, 1) == len(a)
-    assert path.stat().st_size == records.HEADER_BYTES + len(a)
     assert await log.append(JOB, 1, len(a + b), c) == len(a)  # the worker resends from there
+    assert path.stat().st_size == records.HEADER_BYTES + len(a)
     assert await log.append(JOB, 1, len(a), b + c) == len(a + b + c)
     assert await read(log) == a + b + c
     await log.close()
@@ -188,6 +188,17 @@ async def test_a_disk_that_is_full_leaves_the_file_as_it_was(
             await log.append(JOB, 1, at, event("b"))
     assert path.read_bytes() == before
     assert await log.append(JOB, 1, at, event("b")) > at
+
+
+async def test_looking_at_streams_that_have_ended_keeps_nothing_in_memory(
+    log: SegmentLog,
+) -> None:
+    for attempt in range(1, 50):
+        end = await log.append(JOB, attempt, 0, event("a"))
+        log.close_attempt(JOB, attempt)
+        assert await log.end(JOB, attempt) == end
+        assert await read(log, attempt=attempt) == event("a")
+    assert log.open_attempts == 0
 
 
 async def test_a_deleted_stream_is_gone(log: SegmentLog, tmp_path: Path) -> None:
