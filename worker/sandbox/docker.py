@@ -15,6 +15,7 @@ import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -233,7 +234,8 @@ class DockerEngine:
 
         def build() -> None:
             try:
-                image = ensure_image(engine_client(timeout_s=API_TIMEOUT_S), self._python_minor)
+                with closing(engine_client(timeout_s=API_TIMEOUT_S)) as api:
+                    image = ensure_image(api, self._python_minor)
             except Exception as error:  # whatever it was, it belongs to who waits for the image
                 tell(built.set_exception, error)
             else:
