@@ -33,12 +33,10 @@ if not __package__:  # started as a file, so that the image needs nothing but fi
     if __name__ == "__main__":
         _as_part_of_its_package()
 
-import array
 import fcntl
 import resource
 import select
 import signal
-import termios
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -52,7 +50,7 @@ from gridx.resources import MIB, Usage
 from gridx.states import Cause
 
 from . import syscalls
-from .child import PIPE_BYTES, ChildOptions, ChildPipes, parse_limits, run_child
+from .child import PIPE_BYTES, ChildOptions, parse_limits
 from .frames import (
     MAX_EVENTS_BYTES,
     MAX_RESULT_BYTES,
@@ -67,8 +65,10 @@ from .frames import (
     to_supervisor,
 )
 from .metering import Meter, Reading, process_cpu_s, used, was_out_of_memory
+from .processes import JobProcess, kill_strays
 from .records import DONE, EVENTS, RESULT, WARM, Done, RecordReader, decode_done
 from .streams import encode_stream, read_available, utf8_decoder
+from .verdict import GARBAGE, Kill, Verdict, judge_death, judge_done
 
 MAX_FRAME_BYTES: Final = 256 * MIB  # from the worker, which is trusted; against a broken stream
 MAX_WAITING_BYTES: Final = 4 * MIB  # towards the worker; above it the job has to wait
@@ -79,10 +79,8 @@ ALLOWANCE_TICK_S: Final = 0.002
 RESCUE_TICK_S: Final = 0.1
 RESCUE_AFTER_TICKS: Final = 2
 RESCUE_FILL: Final = 0.75
-STRAYS_WAIT_S: Final = 2.0
 ANSWER_FIRST_S: Final = 0.02  # the job's process lives on for this long after the answer
 FAREWELL_S: Final = 30.0
-OUT_OF_MEMORY: Final = "It needed more memory than it was given."
 _READ_BYTES: Final = 64 * 1024
 
 
@@ -112,41 +110,6 @@ def parse_options(words: Sequence[str]) -> Options:
         else:
             raise ProtocolError(f"{word!r} is not an option of the supervisor.")
     return Options(process, filtered, parse_limits(limits))
-
-
-class _Child:
-    """The job's process and the supervisor's ends of its pipes."""
-
-    def __init__(self, options: Options) -> None:
-        job_read, self.job_write = os.pipe()
-        self.record_read, record_write = os.pipe()
-        out_read, out_write = os.pipe()
-        err_read, err_write = os.pipe()
-        self.output_reads = (out_read, err_read)
-        self.pid = os.fork()
-        if self.pid == 0:
-            run_child(
-                ChildPipes(job_read, record_write, out_read, out_write, err_read, err_write),
-                ChildOptions(options.filtered, options.limits),
-            )
-        for fd in (job_read, record_write, out_write, err_write):
-            os.close(fd)
-        for fd in (self.job_write, self.record_read, *self.output_reads):
-            os.set_blocking(fd, False)
-        self.pidfd = os.pidfd_open(self.pid)
-
-    def kill(self) -> None:
-        """Kill the process itself. It is not reaped before its end is read, so the id is its own."""
-        os.kill(self.pid, signal.SIGKILL)
-
-    def fullest(self) -> float:
-        """Return how full the fuller of its output pipes is, in [0, 1]."""
-        waiting = array.array("i", [0])
-        most = 0
-        for fd in self.output_reads:
-            fcntl.ioctl(fd, termios.FIONREAD, waiting)
-            most = max(most, waiting[0])
-        return most / fcntl.fcntl(self.output_reads[0], fcntl.F_GETPIPE_SZ)
 
 
 class Allowance:
@@ -192,8 +155,7 @@ class Supervisor:
         self._before: Reading | None = None
         self._warm_cpu_s = 0.0
         self._deadline_s: float | None = None
-        self._killed_for: Cause | None = None
-        self._why = ""
+        self._killed: Kill | None = None
         self._done: Done | None = None
         self._warm = False
         self._listening = True  # to the child's records
@@ -202,7 +164,7 @@ class Supervisor:
         self._full_ticks = 0
         self._rescuing = False
         self._next_tick_s = 0.0
-        self._child = _Child(options)
+        self._child = JobProcess(ChildOptions(options.filtered, options.limits))
         self._meter = Meter(own_cgroup=not options.process)
         self._exercise()
 
@@ -216,7 +178,7 @@ class Supervisor:
                 self._finish()
                 self._wait_for_hang_up(ANSWER_FIRST_S)
         finally:
-            self._kill_strays()
+            kill_strays(alone=not self._options.process)
         # The worker reads to the end, hangs up, and destroys the container anyway.
         self._wait_for_hang_up(FAREWELL_S)
         return 0
@@ -267,7 +229,7 @@ class Supervisor:
         return child.pidfd in ready
 
     def _until_next_event(self, now: float) -> float | None:
-        if self._run is None or self._killed_for is not None:
+        if self._run is None or self._killed is not None:
             return None
         moments = [self._next_tick_s]
         if self._deadline_s is not None:
@@ -275,7 +237,7 @@ class Supervisor:
         return max(0.0, min(moments) - now)
 
     def _check_clock(self) -> None:
-        if self._run is None or self._killed_for is not None:
+        if self._run is None or self._killed is not None:
             return
         now = time.monotonic()
         if self._deadline_s is not None and now >= self._deadline_s:
@@ -378,7 +340,7 @@ class Supervisor:
             self._take_records(data)
         except ProtocolError:
             self._listening = False
-            self._kill_for(Cause.CRASHED, "The job wrote into the runtime's own pipe.")
+            self._kill_for(Cause.CRASHED, GARBAGE)
 
     def _take_records(self, data: bytes) -> None:
         events: list[bytes] = []
@@ -408,7 +370,7 @@ class Supervisor:
         call = self._run.call if self._run is not None else -1
         for event in decode_events(body):
             if event.call != call:
-                raise ProtocolError("The job wrote into the runtime's own pipe.")
+                raise ProtocolError(GARBAGE)
 
     def _send_events(self, events: list[bytes]) -> None:
         if events:
@@ -437,8 +399,8 @@ class Supervisor:
                     self._send(Events(data=b"".join(encode_stream(call, index, text))))
 
     def _kill_for(self, cause: Cause, why: str) -> None:
-        if self._killed_for is None:
-            self._killed_for, self._why = cause, why
+        if self._killed is None:
+            self._killed = Kill(cause, why)
             self._child.kill()
 
     # -------------------------------------------------------- the end
@@ -449,7 +411,7 @@ class Supervisor:
         reaped: list[resource.struct_rusage] = []
         if self._done is None:
             _, status, usage = os.wait4(self._child.pid, 0)
-            reaped = [usage, *self._kill_strays()]
+            reaped = [usage, *kill_strays(alone=not self._options.process)]
             if self._listening:
                 self._read_records()
         # Else the child waits to be ended, and its records are complete. It is ended after the
@@ -459,11 +421,11 @@ class Supervisor:
             self._before = self._meter.read()
         after = self._meter.read()
         out_of_memory = was_out_of_memory(self._before, after)
-        cause, exit_code, message = self._judge(status, out_of_memory)
+        verdict = self._judge(status, out_of_memory)
         usage_of_call = Usage()
         if self._run is not None:
             if not reaped and after.cpu_s is None:
-                reaped = self._kill_strays()
+                reaped = kill_strays(alone=not self._options.process)
             usage_of_call = used(
                 self._before,
                 after,
@@ -471,65 +433,27 @@ class Supervisor:
                 warm_cpu_s=self._warm_cpu_s,
                 input_bytes=len(self._run.inputs),
             )
-        if cause is Cause.OUT_OF_MEMORY:
+        if verdict.cause is Cause.OUT_OF_MEMORY:
             usage_of_call = msgspec.structs.replace(usage_of_call, out_of_memory=True)
-        self._send(Exited(cause=cause, exit_code=exit_code, message=message, usage=usage_of_call))
+        self._send(
+            Exited(
+                cause=verdict.cause,
+                exit_code=verdict.exit_code,
+                message=verdict.message,
+                usage=usage_of_call,
+            )
+        )
         self._write_worker()
 
-    def _judge(self, status: int | None, out_of_memory: bool) -> tuple[Cause, int, str]:
-        """Return why the call ended, the exit code as a shell shows it, and a sentence."""
-        done = self._done
-        if done is not None:
-            if done.completed:
-                return Cause.COMPLETED, done.exit_code, ""
-            if done.memory_error and self._is_memory_limited():
-                return Cause.OUT_OF_MEMORY, done.exit_code, OUT_OF_MEMORY
-            return Cause.ERROR, done.exit_code, done.message
+    def _judge(self, status: int | None, out_of_memory: bool) -> Verdict:
+        if self._done is not None:
+            limited = any(name == resource.RLIMIT_AS for name, _ in self._options.limits)
+            return judge_done(self._done, memory_error_is_the_limit=limited)
         assert status is not None
-        exit_code = _exit_code(status)
-        if not self._warm:
-            return Cause.SANDBOX_FAILED, exit_code, "The runtime did not start; see its stderr."
-        if self._killed_for is not None:
-            return self._killed_for, exit_code, self._why
-        if os.WIFSIGNALED(status):
-            number = os.WTERMSIG(status)
-            if number == signal.SIGKILL and out_of_memory:
-                return Cause.OUT_OF_MEMORY, exit_code, OUT_OF_MEMORY
-            return Cause.CRASHED, exit_code, f"Its process was ended by {_signal_name(number)}."
-        if exit_code == 0 and self._run is not None and self._run.kind == "script":
-            # A script has no result to lose: os._exit(0) is success, as in a terminal.
-            return Cause.COMPLETED, exit_code, ""
-        why = f"Its process left with exit code {exit_code} before it was done."
-        return Cause.CRASHED, exit_code, why
-
-    def _is_memory_limited(self) -> bool:
-        """Return whether the memory limit shows itself as MemoryError, not as a kill."""
-        return any(name == resource.RLIMIT_AS for name, _ in self._options.limits)
-
-    def _kill_strays(self) -> list[resource.struct_rusage]:
-        """Kill everything that the job left behind; return what the reaped ones used."""
-        reaped: list[resource.struct_rusage] = []
-        end_s = time.monotonic() + STRAYS_WAIT_S
-        while True:
-            if not self._options.process:
-                try:
-                    os.kill(-1, signal.SIGKILL)  # as PID 1: everything else in this container
-                except ProcessLookupError:
-                    pass
-            else:
-                for pid in descendants(os.getpid()):
-                    _kill_if_there(pid)
-            try:
-                while True:
-                    pid, _, usage = os.wait4(-1, os.WNOHANG)
-                    if pid == 0:
-                        break
-                    reaped.append(usage)
-            except ChildProcessError:
-                return reaped
-            if time.monotonic() >= end_s:
-                return reaped
-            time.sleep(0.0005)  # killed, and the kernel is at it
+        kind = self._run.kind if self._run is not None else None
+        return judge_death(
+            status, kind, warm=self._warm, kill=self._killed, out_of_memory=out_of_memory
+        )
 
     def _wait_for_hang_up(self, limit_s: float) -> None:
         end_s = time.monotonic() + limit_s
@@ -542,48 +466,6 @@ class Supervisor:
                     self._worker_gone = not os.read(self._in_fd, _READ_BYTES)
                 except OSError:
                     self._worker_gone = True
-
-
-def descendants(root: int) -> list[int]:
-    """Return the processes below ``root``, as the kernel's tables show them now."""
-    parents: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):
-        if not name.isdecimal():
-            continue
-        try:
-            with open(f"/proc/{name}/stat", "rb") as file:
-                after_name = file.read().rpartition(b")")[2].split()
-        except OSError:  # it ended meanwhile
-            continue
-        parents.setdefault(int(after_name[1]), []).append(int(name))
-    found: list[int] = []
-    waiting = [root]
-    while waiting:
-        children = parents.get(waiting.pop(), [])
-        found += children
-        waiting += children
-    return found
-
-
-def _kill_if_there(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except OSError:  # it ended meanwhile
-        pass
-
-
-def _exit_code(status: int) -> int:
-    """Return the status as a shell shows it: 128 and the signal for one that was killed."""
-    if os.WIFSIGNALED(status):
-        return 128 + os.WTERMSIG(status)
-    return os.WEXITSTATUS(status)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return f"signal {number} ({signal.Signals(number).name})"
-    except ValueError:
-        return f"signal {number}"
 
 
 def main(argv: Sequence[str]) -> int:

@@ -8,7 +8,8 @@ import resource
 import pytest
 
 from gridx.errors import ProtocolError
-from worker.runtime.supervisor import Allowance, descendants, parse_options
+from worker.runtime.processes import descendants
+from worker.runtime.supervisor import Allowance, parse_options
 
 
 def test_in_a_container_there_is_nothing_to_say() -> None:

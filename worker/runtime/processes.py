@@ -1,0 +1,109 @@
+"""The job's process as its supervisor holds it, and the end of whatever it leaves behind."""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import resource
+import signal
+import termios
+import time
+from typing import Final
+
+from .child import ChildOptions, ChildPipes, run_child
+
+STRAYS_WAIT_S: Final = 2.0
+
+
+class JobProcess:
+    """The job's process and the supervisor's ends of its pipes."""
+
+    def __init__(self, options: ChildOptions) -> None:
+        job_read, self.job_write = os.pipe()
+        self.record_read, record_write = os.pipe()
+        out_read, out_write = os.pipe()
+        err_read, err_write = os.pipe()
+        self.output_reads = (out_read, err_read)
+        self.pid = os.fork()
+        if self.pid == 0:
+            run_child(
+                ChildPipes(job_read, record_write, out_read, out_write, err_read, err_write),
+                options,
+            )
+        for fd in (job_read, record_write, out_write, err_write):
+            os.close(fd)
+        for fd in (self.job_write, self.record_read, *self.output_reads):
+            os.set_blocking(fd, False)
+        self.pidfd = os.pidfd_open(self.pid)
+
+    def kill(self) -> None:
+        """Kill the process itself. It is not reaped before its end is read, so the id is its own."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    def fullest(self) -> float:
+        """Return how full the fuller of its output pipes is, in [0, 1]."""
+        waiting = array.array("i", [0])
+        most = 0
+        for fd in self.output_reads:
+            fcntl.ioctl(fd, termios.FIONREAD, waiting)
+            most = max(most, waiting[0])
+        return most / fcntl.fcntl(self.output_reads[0], fcntl.F_GETPIPE_SZ)
+
+
+def kill_strays(*, alone: bool) -> list[resource.struct_rusage]:
+    """Kill everything that the job left behind; return what the reaped ones used.
+
+    Args:
+        alone: this is PID 1 of a container, so all other processes in it are the job's.
+    """
+    reaped: list[resource.struct_rusage] = []
+    end_s = time.monotonic() + STRAYS_WAIT_S
+    while True:
+        if alone:
+            try:
+                os.kill(-1, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        else:
+            for pid in descendants(os.getpid()):
+                _kill_if_there(pid)
+        try:
+            while True:
+                pid, _, usage = os.wait4(-1, os.WNOHANG)
+                if pid == 0:
+                    break
+                reaped.append(usage)
+        except ChildProcessError:
+            return reaped
+        if time.monotonic() >= end_s:
+            return reaped
+        time.sleep(0.0005)  # killed, and the kernel is at it
+
+
+def descendants(root: int) -> list[int]:
+    """Return the processes below ``root``, as the kernel's tables show them now."""
+    parents: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if not name.isdecimal():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                after_name = file.read().rpartition(b")")[2].split()
+        except OSError:  # it ended meanwhile
+            continue
+        parents.setdefault(int(after_name[1]), []).append(int(name))
+    found: list[int] = []
+    waiting = [root]
+    while waiting:
+        children = parents.get(waiting.pop(), [])
+        found += children
+        waiting += children
+    return found
+
+
+def _kill_if_there(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except OSError:  # it ended meanwhile
+        pass
