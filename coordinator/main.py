@@ -143,6 +143,11 @@ def write_openapi(root: Path, *, check: bool) -> int:
     """Write the generated files under ``root``, or only say which are stale; return the exit code."""
     from .web.openapi import generated_files
 
+    if not check and not (root / "docs").is_dir():
+        raise SettingsError(
+            f"{root} is not the repository: it has no folder docs.",
+            hint="Run `python -m coordinator.main openapi` at the root of the repository.",
+        )
     stale = []
     for name, text in generated_files().items():
         path = root / name

@@ -286,8 +286,8 @@ class Dispatcher:
         if done.outcome is Outcome.MORE:
             link.send(OutputResend(job_id=key[0], attempt=key[1], offset=stored_end))
             return
-        link.send(Settled(job_id=key[0], attempt=key[1], call=report.call))
         if done.outcome is Outcome.SETTLED:
+            # The person who waits comes first, then the worker.
             context.publish_change(
                 done.job,
                 balance=done.balance,
@@ -297,6 +297,7 @@ class Dispatcher:
             context.counters.settled += 1
             context.counters.ended[done.job.state.value] += 1
             context.counters.report_to_settled_s += monotonic_s() - received_s
+        link.send(Settled(job_id=key[0], attempt=key[1], call=report.call))
         self._forget(link.worker.worker_id, *key)
         if done.outcome is Outcome.REQUEUED:
             self._requeue(done.job, {link.worker.worker_id})
@@ -383,10 +384,14 @@ class Dispatcher:
                 continue
             link.unnamed[job_id] = link.unnamed.get(job_id, 0) + 1
             if link.unnamed[job_id] >= 2:
-                self._context.spawn(self._lose(link, job_id, attempt))
+                self.give_up(link, job_id, attempt)
         for job_id, attempt in named.items():
             if job_id not in link.attempts and (job_id, attempt) not in self._finishing:
                 self._context.spawn(self._check_unknown(link, job_id, attempt))
+
+    def give_up(self, link: WorkerLink, job_id: str, attempt: int) -> None:
+        """End an attempt whose worker does not keep to what was agreed; the job goes elsewhere."""
+        self._context.spawn(self._lose(link, job_id, attempt))
 
     async def _lose(self, link: WorkerLink, job_id: str, attempt: int) -> None:
         context = self._context

@@ -17,6 +17,7 @@ from tornado.websocket import WebSocketHandler
 
 from gridx import __version__
 from gridx.errors import AuthError, GridXError, PayloadTooLarge
+from gridx.protocol import MAX_FRAME_BYTES
 from gridx.resources import GIB, MIB, format_bytes
 
 from ..rules.access import OPEN, Caller, Scope, require
@@ -161,9 +162,6 @@ class EndpointHandler(_Handler):
         finally:
             await events.aclose()  # type: ignore[attr-defined]
 
-    def on_connection_close(self) -> None:
-        super().on_connection_close()
-
 
 class _LimitedBody(HTTPMessageDelegate):
     """Passes a body on up to the limit; beyond it the body is dropped and refused with a 413."""
@@ -196,8 +194,6 @@ class Listener(Application):
         *,
         has_api: bool,
     ) -> None:
-        from gridx.protocol import MAX_FRAME_BYTES
-
         super().__init__(
             websocket_max_message_size=MAX_FRAME_BYTES,
             log_function=_log_request,

@@ -304,6 +304,10 @@ class WorkerSocket(WebSocketHandler):
         output = self._find_output(link, message.job_id, message.attempt)
         if output is None:
             return
+        if message.offset + len(message.data) > context.settings.max_log_bytes:
+            # Workers cap the output of a job well below that; this one does not.
+            context.dispatcher.give_up(link, output.job_id, output.attempt)
+            return
         begin = output.end
         try:
             new = output.accept(message.offset, message.data)

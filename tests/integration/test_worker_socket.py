@@ -311,6 +311,24 @@ async def test_more_output_than_reported_is_the_workers_fault(
         await until(is_requeued)
 
 
+async def test_a_worker_that_floods_the_log_loses_the_job(settings: Settings) -> None:
+    small = msgspec.structs.replace(settings, max_log_bytes=100_000)
+    async with serving(small) as running:
+        rest = Rest(running.http_url)
+        flooding = WorkerByHand(running.ws_url, user="flood")
+        async with workers(flooding):
+            job = await rest.post("/jobs", JOB)
+            start = await flooding.expect(StartAttempt)
+            piece = text_events("x" * 60_000)
+            flooding.output(start, 0, piece)
+            flooding.output(start, len(piece), piece)
+            await flooding.expect(StopAttempt, fenced=True)
+            await rest.wait_for(job["job_id"], "queued")
+            async with ScriptedWorker(running.ws_url):
+                done = await rest.wait_for(job["job_id"])
+    assert (done["status"], done["attempt"]) == ("completed", 2)
+
+
 async def test_a_report_sent_twice_settles_once(coordinator: Serving, rest: Rest) -> None:
     worker = WorkerByHand(coordinator.ws_url)
     async with workers(worker):

@@ -12,7 +12,7 @@ from coordinator.main import write_openapi
 from coordinator.web.base import STATUS, status_of
 from coordinator.web.openapi import build_openapi, generated_files, reference_text
 from coordinator.web.routes import ROUTES, find_routes
-from gridx.errors import error_classes
+from gridx.errors import SettingsError, error_classes
 
 ROOT = Path(coordinator.__file__).parents[1]
 
@@ -28,6 +28,9 @@ def test_check_says_when_a_generated_file_is_stale(
 ) -> None:
     assert write_openapi(tmp_path, check=True) == 1
     assert "openapi.json" in capsys.readouterr().err
+    with pytest.raises(SettingsError, match="not the repository"):
+        write_openapi(tmp_path, check=False)
+    (tmp_path / "docs").mkdir()
     assert write_openapi(tmp_path, check=False) == 0
     assert write_openapi(tmp_path, check=True) == 0
     (tmp_path / "openapi.json").write_text("{}", encoding="utf-8")
