@@ -37,6 +37,7 @@ class Screen:
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell
         self._flushed_s = 0.0
+        self._last_name = ""
 
     @property
     def is_frontend(self) -> bool:
@@ -50,6 +51,9 @@ class Screen:
 
     def write(self, name: str, text: str) -> None:
         """Write ``text`` on the notebook's own ``stdout`` or ``stderr``."""
+        if name != self._last_name:
+            self.flush()  # each stream is gathered by itself: the other one's text goes first
+            self._last_name = name
         stream = sys.stderr if name == "stderr" else sys.stdout
         stream.write(text)
         now_s = time.monotonic()

@@ -105,6 +105,14 @@ def test_output_comes_in_order_and_ends_with_the_footer(grid: GridThread, kernel
     assert first["transient"]["display_id"] == last["transient"]["display_id"]
 
 
+def test_stdout_and_stderr_keep_their_order(grid: GridThread, kernel: Kernel) -> None:
+    events = [Stream(name="stderr" if n % 3 == 1 else "stdout", text=f"{n} ") for n in range(60)]
+    grid.script = finishes(*events)
+    ran = kernel.run("%%gridx --quiet\nwork()")
+    shown = "".join(c["text"] for _, _, c in ran.messages)
+    assert shown.split() == [str(n) for n in range(60)]
+
+
 def test_quiet_shows_the_output_alone(grid: GridThread, kernel: Kernel) -> None:
     grid.script = finishes(Stream(name="stdout", text="one\n"))
     ran = kernel.run("%%gridx --quiet\nwork()")
