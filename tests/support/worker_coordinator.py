@@ -221,6 +221,9 @@ class _WorkerSocket(websocket.WebSocketHandler):
     def initialize(self, coordinator: WorkerCoordinator) -> None:
         self.coordinator = coordinator
 
+    def open(self) -> None:
+        self.set_nodelay(True)
+
     async def on_message(self, message: str | bytes) -> None:
         assert isinstance(message, bytes)
         await self.coordinator.on_message(self, from_worker.decode(message))
