@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from gridx.credits import format_credits
-from gridx.errors import AuthError, Conflict, InsufficientCredits, InvalidRequest
+from gridx.errors import AuthError, Conflict, InsufficientCredits
 from gridx.ids import new_job_id, parse_job_id, parse_user_name
 from gridx.schemas import CellSpec, JobRequest
 from gridx.states import JobState
@@ -174,8 +174,7 @@ def _set_aside(
         if placed is not None:
             return placed
         balance = ledger_accounts.find_balance(tx, user)
-        if balance is None:
-            raise InvalidRequest(f"{user} could not be created.")
+        assert balance is not None
     missing_ucr = hold_ucr - balance.available_ucr
     raise InsufficientCredits(
         f"{user} has {format_credits(balance.available_ucr)} credits free; this job needs a hold"

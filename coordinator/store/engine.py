@@ -159,7 +159,8 @@ class Store:
     ) -> T:
         """Run ``fn(tx, now_us, *args, **kwargs)`` in a transaction; its value is durable.
 
-        Whatever ``fn`` raises undoes its own writes, and is raised here.
+        Whatever ``fn`` raises undoes its own writes, and is raised here. A caller that is
+        cancelled while it waits undoes nothing: the operation may have been written.
         """
         if not self._is_open:
             raise _closed()

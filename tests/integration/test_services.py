@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from coordinator.services.start import Started, mark_started
 from coordinator.services.submit import Submitted, make_order, submit
 from coordinator.settings import Settings
 from coordinator.store.engine import Store
+from coordinator.store.prepared import Prepared
 from coordinator.store.records import JobRecord, WorkerRecord
 from gridx.errors import (
     AuthError,
@@ -138,6 +140,31 @@ def test_a_job_that_the_account_cannot_cover_says_how_much_is_missing(db: Databa
     assert refused.value.details["missing_ucr"] == 2 * CREDIT
     assert "2.00 are missing" in refused.value.message
     assert credits_of(db, "ada") == (100.0, 90.0)
+
+
+def test_a_grant_that_is_too_small_for_the_first_job_creates_nobody() -> None:
+    db = Database(settings=Settings(signup_grant_ucr=CREDIT))
+    with pytest.raises(InsufficientCredits) as refused:
+        put(db)
+    assert refused.value.details["available_ucr"] == CREDIT
+    assert db.run(accounts.find_user, "ada") is None
+    db.close()
+
+
+def test_the_statements_run_alike_on_a_driver_that_they_are_not_prepared_for(
+    db: Database, worker: WorkerRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db.engine.dialect, "name", "another")
+    monkeypatch.setattr(Prepared, "_sql", property(lambda self: None), raising=False)
+    job = put(db, inputs=b"in").job
+    claimed = db.run(claim, db.settings, job.job_id, worker)
+    assert claimed is not None
+    assert claimed.inputs == b"in"
+    db.pass_time(10)
+    done = db.run(finish, db.settings, report(job.job_id), worker, 0)
+    assert done.job.cost_ucr == CREDIT
+    assert [j.job_id for j in db.run(recover, db.settings).queued] == []
+    assert credits_of(db, "lee") == (100.85, 0.0)
 
 
 def test_a_job_for_own_workers_needs_no_hold(db: Database) -> None:
@@ -761,6 +788,18 @@ async def test_a_name_is_its_first_passwords(tmp_path: Path) -> None:
         assert await enter("ben", "mine", may_create=True, may_set=True) == ben
         with pytest.raises(AuthError):
             await enter("ben", "other", may_create=True, may_set=True)
+        cid = {
+            await one
+            for one in [
+                asyncio.ensure_future(enter("cid", "same", may_create=True, may_set=True))
+                for _ in range(4)
+            ]
+        }
+        assert len(cid) == 1
+        with pytest.raises(AuthError):
+            await enter("dan", "", may_create=True, may_set=True)
+        with pytest.raises(Conflict):
+            await store.run(accounts.set_password, ben, "another hash")
     finally:
         await store.close()
         passwords.close()
