@@ -357,3 +357,93 @@ async def workers(*many: ScriptedWorker) -> AsyncIterator[None]:
     finally:
         for worker in many:
             await worker.leave()
+
+
+class WorkerWithSpool(ScriptedWorker):
+    """Behaves as a worker must: keeps what is not acknowledged, and goes on after a reconnect.
+
+    Its output is a function of the job alone (``text_of``), so a test can compare every byte.
+    """
+
+    def __init__(self, *args: Any, pieces: int = 8, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.pieces = pieces
+        self.starts: dict[str, StartAttempt] = {}
+        self.sent: dict[str, int] = {}
+        self._playing: dict[str, asyncio.Task[Any]] = {}
+
+    @staticmethod
+    def text_of(code: str, pieces: int = 8) -> list[bytes]:
+        """Return the pieces of output of a job."""
+        return [text_events(f"{code}: {number}\n" * (number + 1)) for number in range(pieces)]
+
+    async def reconnect(self) -> None:
+        """Lose the connection and come back with everything that is still held."""
+        self.vanish()
+        await self.leave()
+        self._playing.clear()
+        self.received.clear()
+        self.close_code = None
+        held = tuple(
+            AttemptRef(job_id=job_id, attempt=start.attempt)
+            for job_id, start in self.starts.items()
+        )
+        answer = await self.connect(running=held)
+        assert isinstance(answer, Welcome), answer
+        adopted = {one.job_id: one.offset for one in answer.adopted}
+        for job_id, start in list(self.starts.items()):
+            if job_id in adopted and self.running.get(job_id) == start.attempt:
+                self._play(start, adopted[job_id])
+            else:
+                del self.starts[job_id]
+
+    def _play(self, start: StartAttempt, offset: int) -> None:
+        before = self._playing.pop(start.job_id, None)
+        if before is not None:
+            before.cancel()
+        task = asyncio.get_running_loop().create_task(self._play_from(start, offset))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self._playing[start.job_id] = task
+
+    async def run(self, start: StartAttempt) -> None:
+        self.starts[start.job_id] = start
+        self.started(start)
+        self._play(start, 0)
+
+    async def _play_from(self, start: StartAttempt, offset: int) -> None:
+        begin, whole = 0, self.text_of(start.job.code, self.pieces)
+        for piece in whole:
+            if begin + len(piece) > offset:
+                known = max(0, offset - begin)
+                self.output(start, begin + known, piece[known:])
+                await asyncio.sleep(0.005)  # the pace of the job, not a wait for anything
+            begin += len(piece)
+        self.finish(start, stream_bytes=begin, result=start.job.code.encode())
+
+    def _obey(self, message: ToWorker) -> None:
+        match message:
+            case Settled() | StopAttempt():
+                start = self.starts.get(message.job_id)
+                if start is not None and start.attempt == message.attempt:
+                    playing = self._playing.pop(message.job_id, None)
+                    if playing is not None:
+                        playing.cancel()
+                    if isinstance(message, Settled) or message.fenced:
+                        del self.starts[message.job_id]
+                        self.running.pop(message.job_id, None)
+                    else:
+                        end = sum(map(len, self.text_of(start.job.code, self.pieces)))
+                        self._spawn(self._stop(start, end))
+            case OutputResend():
+                start = self.starts.get(message.job_id)
+                if start is not None and start.attempt == message.attempt:
+                    self._play(start, message.offset)
+            case _:
+                super()._obey(message)
+
+    async def _stop(self, start: StartAttempt, end: int) -> None:
+        """Report the cancel with the output that was sent so far: none of it, to be simple."""
+        whole = b"".join(self.text_of(start.job.code, self.pieces))
+        self.output(start, 0, whole)
+        self.finish(start, cause=Cause.CANCELLED, exit_code=None, stream_bytes=end)
