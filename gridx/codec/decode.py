@@ -88,6 +88,8 @@ class Decoder:
         self.updates: list[tuple[Any, Any]] = []
         """The user's object and the new contents, for every update in place."""
         self.unresolved: set[tuple[str, str]] = set()
+        self.opaque_count = 0
+        """How many values of the message stay closed."""
         self.memo: list[Any] = []
         self._nodes = 0
         self.plans: dict[tuple[Any, ...], user_values.Plan] = {}
@@ -310,6 +312,7 @@ def _step(value: Any, step: Any) -> Any:
 
 def _opaque(decoder: Decoder, node: list[Any], depth: int) -> Any:
     decoder.check(len(node) == 4, "opaque")
+    decoder.opaque_count += 1
     type_name, summary = decoder.text(node[1], 1_000), decoder.text(node[2], 1_000)
     made = Opaque(
         printable(type_name), printable(summary), bytes(decoder.raw(node[3])), decoder.source

@@ -82,19 +82,19 @@ def apply_result(
     first = homecoming.decode()
     wanted = cell.chosen(homecoming.allowed_definitions(cell))
     if not wanted:
-        return homecoming.apply(first, (), [])
+        return homecoming.apply(first, _Replayed())
     undo = dict(namespace)
     try:
         # Definitions may refer to values of the cell, and values may be of classes of the cell:
         # so values first, then definitions, then the values again where a class was unknown.
         homecoming.bind_plain(first)
-        replayed, notes = _replay(
+        replayed = _replay(
             wanted, namespace, cell, cell_source, cell_file=cell_file, line_offset=line_offset
         )
         if first.unresolved:
             homecoming.restore_plain(undo)
             first = homecoming.decode()
-        return homecoming.apply(first, replayed, notes)
+        return homecoming.apply(first, replayed)
     except BaseException:
         for name in [name for name in namespace if name not in undo]:
             del namespace[name]
@@ -110,9 +110,8 @@ def _replay(
     *,
     cell_file: str | None,
     line_offset: int,
-) -> tuple[tuple[str, ...], list[str]]:
-    done: list[str] = []
-    notes: list[str] = []
+) -> _Replayed:
+    replayed = _Replayed()
     for part in wanted:
         try:
             replay.run(
@@ -125,13 +124,19 @@ def _replay(
             )
         except Exception as exc:
             names = ", ".join(part.names)
-            notes.append(
+            replayed.failed += part.names
+            replayed.notes.append(
                 f"{names} could not be defined here ({type(exc).__name__}: {exc}); "
                 f"it exists in the cell's container alone."
             )
-        else:
-            done += part.names
-    return tuple(dict.fromkeys(done)), notes
+            continue
+        replayed.names += part.names
+        if part.later:
+            replayed.notes.append(
+                f"{', '.join(part.names)} was defined here with the last value of "
+                f"{', '.join(part.later)}, which the cell binds again after it."
+            )
+    return replayed
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +204,16 @@ class _Decoded:
     values: dict[str, Any] = field(default_factory=dict)
     updates: list[tuple[Any, Any]] = field(default_factory=list)
     unresolved: bool = False
-    warnings: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    """A sentence for each entry whose library is not installed here."""
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Replayed:
+    names: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 class _Homecoming:
@@ -255,12 +269,18 @@ class _Homecoming:
             in_place=updated,
         )
         for name, start, node in message.entries:
-            decoder.begin_at(start, after_loss=bool(decoded.warnings))
+            decoder.begin_at(start, after_loss=bool(decoded.lost))
+            closed = decoder.opaque_count
             try:
                 decoded.values[name] = decoder.guarded(node)
+                closed = decoder.opaque_count - closed
+                if closed and not isinstance(decoded.values[name], Opaque):
+                    decoded.notes.append(
+                        f"{name} holds {closed} value{'s' * (closed > 1)} that came home unopened."
+                    )
             except LibraryMissing as exc:
                 decoded.values[name] = decoder.missing(exc)
-                decoded.warnings.append(f"{name} needs {exc.library}, which is not installed here.")
+                decoded.lost.append(f"{name} needs {exc.library}, which is not installed here.")
         decoded.updates = decoder.updates
         decoded.unresolved = bool(decoder.unresolved)
         return decoded
@@ -279,9 +299,9 @@ class _Homecoming:
             else:
                 self._namespace.pop(name[0], None)
 
-    def apply(self, decoded: _Decoded, replayed: tuple[str, ...], notes: list[str]) -> Applied:
+    def apply(self, decoded: _Decoded, replayed: _Replayed) -> Applied:
         """Apply what was decoded, and tell what was done."""
-        warnings = [*decoded.warnings, *notes]
+        warnings = [*decoded.lost, *decoded.notes, *replayed.notes]
         bound: list[str] = []
         in_place: list[str] = []
         opaque: dict[str, Opaque] = {}
@@ -306,12 +326,12 @@ class _Homecoming:
             if isinstance(value, Opaque):
                 opaque[name] = value
         deleted = self._delete()
-        warnings += self._undefined(replayed, notes)
+        warnings += self._undefined({*replayed.names, *replayed.failed})
         return Applied(
             bound=tuple(bound),
             deleted=tuple(deleted),
             updated_in_place=tuple(in_place),
-            replayed=tuple(name for name in replayed if name != "*"),
+            replayed=tuple(name for name in dict.fromkeys(replayed.names) if name != "*"),
             opaque=opaque,
             refused=self._refused,
             unexpected=tuple(self._message.unexpected),
@@ -341,11 +361,12 @@ class _Homecoming:
 
     def _inputs(self) -> dict[str, Any]:
         sent = self._namespace if self._at_submit is None else self._at_submit
-        return {
+        found = {
             name: sent[name]
             for name in self._expected
             if name in sent and not isinstance(sent[name], _CODE)
         }
+        return {**found, tags.NAMESPACE: self._namespace}
 
     def _reason(self, name: str, value: Any) -> str:
         """Return why ``name`` must not be touched, or nothing."""
@@ -382,17 +403,12 @@ class _Homecoming:
             if not other.startswith("_")
         ]
 
-    def _undefined(self, replayed: tuple[str, ...], notes: list[str]) -> list[str]:
-        if notes:
-            return []
+    def _undefined(self, seen: set[str]) -> list[str]:
         return [
             f"{name} was bound to code that the cell's text does not define by itself; "
             f"it exists in the cell's container alone."
             for name in self._message.defined
-            if name in self._expected
-            and name not in replayed
-            and "*" not in replayed
-            and self._is_wanted(name)
+            if name in self._expected and not seen & {name, "*"} and self._is_wanted(name)
         ]
 
 

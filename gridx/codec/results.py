@@ -58,7 +58,8 @@ def encode_result(
         cell: the source of the cell, which tells what the user's side makes again by itself.
     """
     changes = _Changes(before, after, expected, replay.statements(cell))
-    encoder = Encoder(inputs=changes.unchanged_inputs, code=before.code)
+    inputs = {**changes.unchanged_inputs, id(after): tags.NAMESPACE}
+    encoder = Encoder(inputs=inputs, code=before.code)
     entries = []
     for name in changes.values:
         start, blobs, closed = encoder.memo_length, len(encoder.blobs), encoder.opaque_count

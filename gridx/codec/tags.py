@@ -84,6 +84,9 @@ GENERATOR: Final = 62
 RANDOM: Final = 63
 COUNT: Final = 64
 
+NAMESPACE: Final = "globals()"
+"""What an INPUT names that is no variable: the namespace itself."""
+
 FACTORIES: Final[dict[str, Any]] = {
     "int": int,
     "float": float,

@@ -10,7 +10,7 @@ import copy
 import linecache
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from . import magic_lines
@@ -47,6 +47,8 @@ class Definition:
     node: ast.stmt
     is_conditional: bool
     """It stands inside an if, try, with or loop, so it may not have run."""
+    later: tuple[str, ...] = ()
+    """Names that it evaluates when it is made, and that the cell binds again after it."""
 
     @property
     def is_star(self) -> bool:
@@ -110,12 +112,15 @@ def statements(cell_source: str) -> CellDefinitions:
         return statements(body)
     found: list[Definition] = []
     final: dict[str, bool] = {}
+    last_line: dict[str, int] = {}
     for node, is_conditional in _flat(tree.body, False):
         names = _replayable_names(node)
         if names:
             found.append(Definition(names, node, is_conditional))
         for name in names or _bound_names(node):
             final[name] = bool(names) and not is_conditional
+            last_line[name] = node.lineno
+    found = [replace(part, later=_bound_later(part.node, last_line)) for part in found]
     sure = frozenset(name for name, is_definition in final.items() if is_definition)
     return CellDefinitions(tuple(found), sure, future_flags(tree))
 
@@ -186,6 +191,35 @@ def _replayable_names(node: ast.stmt) -> tuple[str, ...]:
             return (name,)
         case _:
             return ()
+
+
+def _bound_later(node: ast.stmt, last_line: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the names that making ``node`` evaluates and that are bound again below it."""
+    parts: list[ast.AST] = list(getattr(node, "decorator_list", ()))
+    if isinstance(node, ast.ClassDef):
+        parts += [*node.bases, *(keyword.value for keyword in node.keywords), *node.body]
+    elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        parts += [*node.args.defaults, *(d for d in node.args.kw_defaults if d is not None)]
+    elif isinstance(node, ast.Assign):
+        value = node.value
+        lambda_defaults = value.args.defaults if isinstance(value, ast.Lambda) else [value]
+        parts += lambda_defaults
+    names = {name for part in parts for name in _evaluated_names(part)}
+    return tuple(sorted(name for name in names if last_line.get(name, 0) > node.lineno))
+
+
+def _evaluated_names(node: ast.AST) -> Iterator[str]:
+    """Yield names that ``node`` reads at once: not those inside a function that it makes."""
+    if isinstance(node, ast.Name):
+        yield node.id
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+        inner: list[ast.AST] = [*node.args.defaults]
+        inner += [default for default in node.args.kw_defaults if default is not None]
+        inner += getattr(node, "decorator_list", [])
+    else:
+        inner = list(ast.iter_child_nodes(node))
+    for child in inner:
+        yield from _evaluated_names(child)
 
 
 def _makes_code(value: ast.expr) -> bool:

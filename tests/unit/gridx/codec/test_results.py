@@ -236,7 +236,35 @@ def test_a_star_import_of_the_cell_is_made_here(grid: Grid) -> None:
     assert grid.names["floor"](1.5) == 1
 
 
-def test_a_definition_that_cannot_be_made_here_is_named(grid: Grid) -> None:
+def test_a_default_that_is_bound_again_later_is_told(grid: Grid) -> None:
+    applied = grid.there("x = 10\ndef f(y=x): return y\nx = 20\ndef g(z=x): return z")
+    assert [w for w in applied.warnings if "f was defined here with the last value of x" in w]
+    assert not [w for w in applied.warnings if w.startswith("g ")]
+
+
+def test_what_stays_closed_inside_a_container_is_told(grid: Grid) -> None:
+    applied = grid.there(
+        "import threading\nbox = [1, threading.Lock(), (i for i in [1])]\nok = [1]"
+    )
+    assert applied.warnings == ("box holds 2 values that came home unopened.",)
+
+
+def test_the_namespace_itself_is_the_notebooks_own(grid: Grid) -> None:
+    grid.there("g = globals()")
+    assert grid.names["g"] is grid.names
+
+
+def test_a_definition_that_fails_here_is_named(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "colorsys", None)
+    applied = grid.there("import colorsys\nx = 1")
+    assert grid.names["x"] == 1
+    (warning,) = applied.warnings
+    assert warning.startswith("colorsys could not be defined here")
+
+
+def test_a_class_that_is_derived_from_a_builtin_is_made_here(grid: Grid) -> None:
     applied = grid.there(
         "import sys\nif not hasattr(sys, 'nope'):\n    k = 1\nclass D(dict): pass\n"
     )

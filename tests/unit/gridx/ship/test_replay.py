@@ -90,3 +90,19 @@ def test_future_imports_of_the_cell_hold_for_what_is_made_again() -> None:
     for part in cell.chosen({"f": 2}):
         run(part, namespace, flags=cell.flags, cell_source=source)
     assert namespace["f"].__annotations__ == {"x": "Later"}
+
+
+@pytest.mark.parametrize(
+    ("cell", "later"),
+    [
+        ("x = 1\ndef f(a=x): pass\nx = 2", ("x",)),
+        ("x = 1\ndef f(a=x): return y\ny = 2", ()),
+        ("@d\nclass C(B):\n    v = k\n    def m(self): return z\nk = z = B = 1", ("B", "k")),
+        ("f = lambda a=x: y\nx = y = 1", ("x",)),
+        ("import a\na = 1", ()),
+    ],
+)
+def test_what_a_definition_evaluates_and_the_cell_binds_again_is_known(
+    cell: str, later: tuple[str, ...]
+) -> None:
+    assert statements(cell).definitions[0].later == later
