@@ -170,7 +170,7 @@ jobs = Table(
 Index("ix_jobs_queued", jobs.c.tag, jobs.c.id, **_where(IS_QUEUED))
 Index(
     "ix_jobs_live",
-    jobs.c.id,
+    jobs.c.state,
     **_where(IS_UNFINISHED),
 )
 

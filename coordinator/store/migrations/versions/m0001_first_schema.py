@@ -81,7 +81,7 @@ def upgrade() -> None:
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.create_index(
             "ix_jobs_live",
-            ["id"],
+            ["state"],
             unique=False,
             sqlite_where=sa.text("state IN ('queued', 'running', 'verifying')"),
             postgresql_where=sa.text("state IN ('queued', 'running', 'verifying')"),
