@@ -18,7 +18,6 @@ from gridx.protocol import (
     ClientHello,
     ClientWelcome,
     FromClient,
-    JobChanged,
     Position,
     Refused,
     Submit,
@@ -36,7 +35,7 @@ from ..services import accounts, views
 from .base import as_gridx_error
 from .intake import take_order
 from .sockets import CLOSE_REFUSED, FrameWriter, as_message, negotiate
-from .watch import Watcher
+from .watch import JobEvent, Watcher, message_of, read_final
 
 if TYPE_CHECKING:
     from .context import Context
@@ -231,13 +230,7 @@ class ClientSocket(WebSocketHandler):
             self._watchers.pop(job_id, None)
             raise
         if submitted.is_new:
-            self.send(
-                JobChanged(
-                    job=self._context.view(submitted.job),
-                    balance_ucr=submitted.balance.posted_ucr,
-                    held_ucr=submitted.balance.held_ucr,
-                )
-            )
+            self.send(message_of(self._context, JobEvent(submitted.job, submitted.balance)))
             watcher.go_live(submitted.job)
         else:
             watcher.catch_up()
@@ -246,16 +239,12 @@ class ClientSocket(WebSocketHandler):
         require(caller, Scope.JOBS_WRITE)
         parse_job_id(job_id)
         done = await self._context.dispatcher.cancel(job_id, caller.user)
-        if job_id not in self._watchers:
-            balance = done.balance
-            self.send(
-                JobChanged(
-                    job=self._context.view(done.job),
-                    cost_ucr=done.job.cost_ucr,
-                    balance_ucr=None if balance is None else balance.posted_ucr,
-                    held_ucr=None if balance is None else balance.held_ucr,
-                )
-            )
+        if job_id in self._watchers:
+            return  # its watcher tells
+        event = JobEvent(done.job, done.balance)
+        if done.job.is_final:
+            event = await read_final(self._context, done.job)
+        self.send(message_of(self._context, event))
 
     def _refuse(self, error: GridXError) -> None:
         """Say why, then close: a peer never sees more than the sentence."""

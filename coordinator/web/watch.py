@@ -38,6 +38,29 @@ class JobEvent:
     stream_bytes: int | None = None
 
 
+def message_of(context: Context, event: JobEvent) -> JobChanged:
+    """Return an event as clients get it."""
+    job, balance = event.job, event.balance
+    end = None
+    if job.is_final and job.stream_bytes is not None:
+        end = Position(attempt=job.attempt, offset=job.stream_bytes)
+    return JobChanged(
+        job=context.view(job),
+        cost_ucr=job.cost_ucr,
+        balance_ucr=None if balance is None else balance.posted_ucr,
+        held_ucr=None if balance is None else balance.held_ucr,
+        result=event.result,
+        end=end,
+    )
+
+
+async def read_final(context: Context, job: JobRecord) -> JobEvent:
+    """Return the final state of a job with all that belongs to it, from what is stored."""
+    balance = await context.store.read(views.get_balance, job.user)
+    result = await context.store.read(views.find_payload, job.job_id, "result")
+    return JobEvent(job, balance, result)
+
+
 class Sink(Protocol):
     """Where a watcher's messages go."""
 
@@ -136,16 +159,7 @@ class Watcher:
             self._offset += len(new)
 
     def _send_change(self, event: JobEvent) -> None:
-        balance = event.balance
-        self._sink.send(
-            JobChanged(
-                job=self._context.view(event.job),
-                cost_ucr=event.job.cost_ucr,
-                balance_ucr=None if balance is None else balance.posted_ucr,
-                held_ucr=None if balance is None else balance.held_ucr,
-                result=event.result,
-            )
-        )
+        self._sink.send(message_of(self._context, event))
         if event.job.is_final:
             self._end(None)
 
@@ -219,9 +233,6 @@ class Watcher:
     async def _send_final(self, job: JobRecord) -> None:
         event, self._held = self._held, None
         if event is None or not event.job.is_final:
-            read = self._context.store.read
-            balance = await read(views.get_balance, job.user)
-            result = await read(views.find_payload, self.job_id, "result")
-            event = JobEvent(job, balance, result)
+            event = await read_final(self._context, job)
         if not self._ended:
             self._send_change(event)

@@ -92,8 +92,7 @@ async def test_everything_ends_right_whatever_breaks_in_between(
                 async with asyncio.timeout(60):
                     await living
             finally:
-                breaking.cancel()
-                await asyncio.gather(breaking, return_exceptions=True)
+                await breaking  # it ends by itself, between two reconnects
 
         rest = Rest(running.http_url)
         for person in people:

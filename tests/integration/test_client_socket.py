@@ -83,6 +83,7 @@ async def test_a_cell_travels_there_and_back(coordinator: Serving, as_json: bool
     assert final.cost_ucr > 0
     assert final.balance_ucr == 100_000_000 - final.cost_ucr
     assert final.held_ucr == 0
+    assert final.end == Position(attempt=1, offset=len(piece))
     first = next(m for m in client.received if isinstance(m, JobChanged))
     assert (first.held_ucr, first.job.reserved) == (6_000_000, 6.0)
 
@@ -181,6 +182,7 @@ async def test_output_is_resumed_at_every_position(coordinator: Serving) -> None
             assert final.job.status == "completed"
             assert final.result == b"r"
             assert final.held_ucr == 0
+            assert final.end == Position(attempt=1, offset=len(whole))
 
 
 @pytest.mark.parametrize("size", [100, 100_000], ids=["stored with the report", "in the log"])
@@ -320,6 +322,19 @@ async def test_a_queued_job_is_cancelled_for_nothing(coordinator: Serving) -> No
     assert (final.job.status, final.cost_ucr, final.held_ucr) == ("cancelled", 0, 0)
     async with ScriptedWorker(coordinator.ws_url) as worker:
         assert not any(isinstance(message, StartAttempt) for message in worker.received)
+
+
+async def test_cancelling_a_job_that_has_ended_tells_how_it_ended(coordinator: Serving) -> None:
+    sent = submission()
+    worker = WorkerByHand(coordinator.ws_url)
+    async with workers(worker), ScriptedClient(coordinator.http_url) as client:
+        client.send(sent)
+        start = await worker.expect(StartAttempt)
+        worker.finish(start, result=b"r")
+        final = await client.final(id_of(sent))
+        seen = len(client.received)
+        client.send(Cancel(job_id=id_of(sent)))
+        assert await client.expect(JobChanged, after=seen) == final
 
 
 async def test_a_job_that_waits_starts_when_a_worker_joins(coordinator: Serving) -> None:
