@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import docker.errors
+import psutil
 import requests
 
 from gridx.errors import SandboxError
@@ -253,7 +254,7 @@ class DockerEngine:
     async def check_promises(self) -> list[Promise]:
         """Return what the engine says about each promised limit."""
         self.info = await self._call(lambda api: api.info())
-        return promises(self.info)
+        return promises(self.info, has_swap=psutil.swap_memory().total > 0)
 
     async def find_image(self) -> ImageInfo | None:
         """Return the default image when the engine has it."""

@@ -158,10 +158,14 @@ def _ulimit(name: str, value: int) -> dict[str, Any]:
     return {"Name": name, "Soft": value, "Hard": value}
 
 
-def promises(info: Mapping[str, Any]) -> list[Promise]:
+def promises(info: Mapping[str, Any], *, has_swap: bool = True) -> list[Promise]:
     """Return what ``docker info`` says about each limit that jobs are promised.
 
     An engine without a limit only warns when it is asked for one, so it is asked before.
+
+    Args:
+        info: the engine's answer.
+        has_swap: whether its machine has any; without, there is nothing to limit.
     """
     security = " ".join(str(option) for option in info.get("SecurityOptions") or ())
     return [
@@ -171,7 +175,7 @@ def promises(info: Mapping[str, Any]) -> list[Promise]:
             detail=_word(info, "OSType"),
         ),
         Promise(name="memory limit", kept=bool(info.get("MemoryLimit"))),
-        Promise(name="no swap above it", kept=bool(info.get("SwapLimit"))),
+        Promise(name="no swap above it", kept=bool(info.get("SwapLimit")) or not has_swap),
         Promise(name="process limit", kept=bool(info.get("PidsLimit"))),
         Promise(name="CPU quota", kept=bool(info.get("CpuCfsQuota") and info.get("CpuCfsPeriod"))),
         Promise(name="system call filter", kept="name=seccomp" in security, detail=security),

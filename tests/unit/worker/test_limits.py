@@ -166,3 +166,8 @@ def test_an_engine_without_a_limit_breaks_that_promise(
 ) -> None:
     found = promises({**GOOD_ENGINE, field: value})
     assert [promise.name for promise in found if not promise.kept] == [broken]
+
+
+def test_a_machine_without_swap_needs_no_limit_of_it() -> None:
+    found = promises({**GOOD_ENGINE, "SwapLimit": False}, has_swap=False)
+    assert all(promise.kept for promise in found)
