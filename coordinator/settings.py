@@ -43,6 +43,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     overrun_s: float = 60.0  # an attempt this far past its own timeout is lost
     cancel_limit_s: float = 20.0  # a cancelled attempt that has not reported by then is closed
     max_tries: int = 3
+    max_attempts: int = 20  # a job that so many workers took and gave back ends as worker_lost
 
     # credits
     rates: Rates = Rates()

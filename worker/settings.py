@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import getpass
 import os
-import re
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,9 +14,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from gridx.errors import GridXError, SettingsError
+from gridx.errors import GridXError, InvalidRequest, SettingsError
 from gridx.ids import parse_user_name
-from gridx.resources import GIB, KIB, MIB
+from gridx.quantities import parse_size
+from gridx.resources import GIB, MIB
 
 DEFAULT_COORDINATOR: Final = "ws://localhost:8080/ws/worker"
 SANDBOXES: Final = ("docker", "process")
@@ -26,9 +26,6 @@ PROCESS_NOTICE: Final = (
     " jobs, and it cannot limit total memory, disk, the number of processes or the network."
     " Install Docker to lend this machine to others: docs/howto/install-docker.md."
 )
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\Z", re.IGNORECASE)
-_FACTORS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1024 * GIB}
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,18 +44,6 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     drain_s: float = 10.0
     runtime: str | None = None  # another OCI runtime of the engine, "runsc"
     python: str | None = None  # minor version of the sandbox's Python; this process's when None
-
-
-def parse_size_bytes(text: str) -> int:
-    """Return ``text`` ("4G", "512M", "1073741824") in bytes; units are binary.
-
-    Raises:
-        SettingsError: not a size.
-    """
-    match = _SIZE.match(text.strip())
-    if match is None:
-        raise SettingsError(f"{text!r} is not a size.", hint="Write it as 4G or 512M.")
-    return int(float(match[1]) * _FACTORS[match[2].upper()])
 
 
 def default_data_dir(environment: Mapping[str, str] = os.environ) -> Path:
@@ -100,8 +85,8 @@ def parser() -> argparse.ArgumentParser:
 
 def _size(text: str) -> int:
     try:
-        return parse_size_bytes(text)
-    except SettingsError as error:
+        return parse_size(text)
+    except InvalidRequest as error:
         raise argparse.ArgumentTypeError(error.message) from None
 
 

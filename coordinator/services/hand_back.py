@@ -1,10 +1,15 @@
-"""A worker gives a job back that it will not run: it waits again at once, and no try is counted."""
+"""A worker gives a job back that it will not run: it waits again at once, and no try is counted.
+
+The number of attempts is bounded all the same: a job that every worker gives back would go
+round for ever.
+"""
 
 from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from gridx.errors import StaleLease
+from gridx.errors import StaleLease, WorkerLost
+from gridx.schemas import Reason
 
 from ..rules import attempts as attempt_rules
 from ..rules import jobs as job_rules
@@ -46,15 +51,30 @@ def hand_back(
             job_id=job_id,
             attempt=attempt,
         )
-    cancelled = found.job.cancel_us is not None
+    if found.job.cancel_us is not None:
+        job_event, reason = JobEvent.STOPPED, job_rules.reason_for_cancel()
+    elif attempt >= settings.max_attempts:
+        job_event, reason = JobEvent.TRIES_EXHAUSTED, _given_up(attempt, message)
+    else:
+        job_event, reason = JobEvent.HANDED_BACK, None
+    stopped = job_event is JobEvent.STOPPED
     return end_attempt(
         tx,
         now_us,
         settings,
         found,
         current,
-        attempt_event=AttemptEvent.STOPPED if cancelled else AttemptEvent.HANDED_BACK,
-        job_event=JobEvent.STOPPED if cancelled else JobEvent.HANDED_BACK,
+        attempt_event=AttemptEvent.STOPPED if stopped else AttemptEvent.HANDED_BACK,
+        job_event=job_event,
         report=Report(until_us=now_us, started_us=None, message=message[:1000] or None),
-        reason=job_rules.reason_for_cancel(),
+        reason=reason,
+    )
+
+
+def _given_up(attempts: int, message: str) -> Reason:
+    said = f" The last one said: {message[:500]}" if message else ""
+    return Reason(
+        code=WorkerLost.code,
+        message=f"No worker would run the job; {attempts} attempts were given back.{said}",
+        hint="See with `gridx workers` what is online, and ask for what they have.",
     )

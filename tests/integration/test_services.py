@@ -448,6 +448,22 @@ def test_a_job_that_is_handed_back_waits_at_once_and_no_try_is_counted(
     assert claimed.attempt == 2
 
 
+def test_a_job_that_every_worker_gives_back_ends_with_its_hold_released(
+    db: Database, worker: WorkerRecord
+) -> None:
+    settings = msgspec.structs.replace(db.settings, max_attempts=3)
+    job = put(db, worker=worker).job
+    for attempt in (1, 2):
+        db.run(hand_back, settings, job.job_id, attempt, worker)
+        assert db.run(claim, settings, job.job_id, worker) is not None
+    ended = db.run(hand_back, settings, job.job_id, 3, worker, "no such image")
+    assert (ended.outcome, ended.job.state) == (Outcome.SETTLED, JobState.FAILED)
+    assert ended.job.reason is not None
+    assert ended.job.reason.code == "worker_lost"
+    assert "no such image" in ended.job.reason.message
+    assert credits_of(db, "ada") == (100.0, 0.0)
+
+
 def test_a_cancelled_job_that_is_handed_back_ends(db: Database, worker: WorkerRecord) -> None:
     job = put(db, worker=worker).job
     db.run(cancel, db.settings, job.job_id, "ada")

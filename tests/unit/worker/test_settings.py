@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gridx.errors import SettingsError
-from gridx.resources import GIB, MIB, Capability, Gpu, Image
+from gridx.resources import GIB, Capability, Gpu, Image
 from worker.daemon import capability_of, warm_target
 from worker.probe import MachineFacts, NoGpus
 from worker.sandbox.limits import WARM_BYTES
@@ -15,7 +15,6 @@ from worker.settings import (
     DEFAULT_COORDINATOR,
     default_data_dir,
     from_arguments,
-    parse_size_bytes,
 )
 
 FACTS = MachineFacts(cores=8, memory_bytes=32 * GIB, cpu_model="A CPU", platform="linux/x86_64")
@@ -51,20 +50,6 @@ def test_the_password_comes_from_the_environment_too() -> None:
 def test_the_data_folder_follows_the_desktop_convention() -> None:
     assert default_data_dir({"XDG_DATA_HOME": "/data"}) == Path("/data/gridx/worker")
     assert default_data_dir({}) == Path.home() / ".local/share/gridx/worker"
-
-
-@pytest.mark.parametrize(
-    ("text", "size_bytes"),
-    [("4G", 4 * GIB), ("4 GiB", 4 * GIB), ("512m", 512 * MIB), ("1.5G", GIB * 3 // 2), ("64", 64)],
-)
-def test_sizes_are_read_in_binary_units(text: str, size_bytes: int) -> None:
-    assert parse_size_bytes(text) == size_bytes
-
-
-@pytest.mark.parametrize("text", ["", "4X", "-1G", "G", "1e9", "4GG"])
-def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(SettingsError):
-        parse_size_bytes(text)
 
 
 @pytest.mark.parametrize(
