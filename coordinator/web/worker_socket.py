@@ -141,8 +141,10 @@ class WorkerSocket(WebSocketHandler):
         context.dispatcher.pull(worker.worker_id)
         for job_id in list(link.attempts):
             job = await context.store.read(views.get_job, job_id)
+            if job.is_final or link.attempts.get(job_id) != job.attempt:
+                continue  # it ended meanwhile, and whoever ended it has told the watchers
             context.publish_change(job)
-            if job.cancel_us is not None and link.attempts.get(job_id) == job.attempt:
+            if job.cancel_us is not None:
                 link.send(StopAttempt(job_id=job_id, attempt=job.attempt))
 
     async def _adopt(
