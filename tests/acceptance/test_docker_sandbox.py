@@ -189,6 +189,25 @@ async def test_the_sweep_removes_what_an_earlier_run_left_and_nothing_else(
         await earlier.close()
 
 
+async def test_the_sweep_removes_another_workers_containers_only_long_after_their_end(
+    engine: DockerEngine, docker_api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = await engine.start(DEFAULT_REQUEST)
+    running = await engine.start(DEFAULT_REQUEST)
+    gone._stream.close()
+    await engine.state_of(gone.id)
+    other = DockerEngine(worker_id=new_worker_id())
+    try:
+        await other.prepare()
+        assert there(docker_api, gone.id)
+        monkeypatch.setattr("worker.sandbox.docker.ABANDONED_S", -1.0)
+        await other.sweep()
+        assert not there(docker_api, gone.id)
+        assert alive(docker_api, running.id)
+    finally:
+        await other.close()
+
+
 async def test_a_container_killed_from_outside_closes_its_sandbox(
     engine: DockerEngine, docker_api: Any
 ) -> None:

@@ -184,7 +184,7 @@ async def test_after_kill_9_the_containers_end_and_the_next_run_removes_them(
     await containers.wait(lambda: containers.alive() == set())  # at the end of their stdin
     async with worker_program(coordinator.url, tmp_path, *OPTIONS) as second:
         await second.wait_ready()
-        assert second.log("sweep")[0]["containers"] == len(left)
+        assert second.log("sweep")[0]["containers"] >= len(left)
         assert not left & containers.all()
         await coordinator.wait(lambda: coordinator.handed_back(ref))
 

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -47,6 +48,7 @@ ATTACH_TIMEOUT_S = 10.0
 READY_TIMEOUT_S = 30.0
 REMOVE_TRIES = 3
 LATE_SWEEP_S = 10.0
+ABANDONED_S = 60.0
 THREADS = 4  # two starts and two removals at once
 MAX_HEAD_BYTES = 16 * 1024
 
@@ -267,14 +269,19 @@ class DockerEngine:
         return "nvidia" in (self.info.get("Runtimes") or {})
 
     async def sweep(self) -> int:
-        """Remove containers that an earlier run of this worker left; return how many."""
+        """Remove what an earlier run of this worker left, and what any worker left long ago.
+
+        Returns:
+            How many containers were removed.
+        """
         label = {"label": f"{WORKER_LABEL}={self._worker_id}"}
         found = await self._call(lambda api: api.containers(all=True, filters=label))
-        leftovers = [
+        leftovers = {
             str(entry["Id"])
             for entry in found
             if (entry.get("Labels") or {}).get(POOL_LABEL) != self._pool_id
-        ]
+        }
+        leftovers |= await self._call(_ended_long_ago)
         await asyncio.gather(*(self._remove(container) for container in leftovers))
         if leftovers:
             _log.info("removed leftovers", extra={"action": "sweep", "containers": len(leftovers)})
@@ -435,6 +442,27 @@ class DockerEngine:
             return request(api)
         except (docker.errors.DockerException, requests.RequestException) as exc:
             raise SandboxError(f"The Docker engine refused: {_sentence(exc)}") from exc
+
+
+def _ended_long_ago(api: Any) -> set[str]:
+    """Return containers of any worker that ended some time ago and that nobody has removed.
+
+    A living worker removes its own at once; these outlived a worker that was killed and whose
+    data folder, and with it its id, may be gone.
+    """
+    ended = {"label": WORKER_LABEL, "status": ["exited", "dead"]}
+    long_ago = datetime.now(UTC) - timedelta(seconds=ABANDONED_S)
+    found = set()
+    for entry in api.containers(all=True, filters=ended):
+        try:
+            state = api.inspect_container(entry["Id"])["State"]
+            # "2026-11-24T10:52:03.123456789Z": the engine's clock, nanoseconds cut off
+            finished = datetime.fromisoformat(state["FinishedAt"][:19] + "+00:00")
+        except (docker.errors.NotFound, KeyError, ValueError):
+            continue  # removed meanwhile, or it has no end yet
+        if finished < long_ago:
+            found.add(str(entry["Id"]))
+    return found
 
 
 def _sentence(exc: Exception) -> str:
