@@ -16,7 +16,7 @@ from gridx.client import Client
 from gridx.ids import new_job_id
 from gridx.resources import MIB
 from gridx.schemas import JobRequest, Limits
-from tests.support.programs import Coordinator, Worker, containers_of
+from tests.support.programs import Coordinator, Worker, containers_of, wait_for
 from worker.images import engine_client
 
 BARS_MIB = {"coordinator, 10,000 stored jobs": 150, "worker daemon": 100, "idle warm container": 35}
@@ -50,6 +50,12 @@ def charged_bytes(container_id: str, pid: int) -> int:
     raise LookupError(f"no memory cgroup for {container_id}")
 
 
+def warm_sandboxes(coordinator: Coordinator) -> int:
+    """Return how many warm containers the one worker says it has."""
+    load = coordinator.get("/workers")["workers"][0]["load"]
+    return int(load["warm_sandboxes"]) if load else 0
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run it and print its table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -64,13 +70,14 @@ def main(argv: list[str] | None = None) -> None:
             )
             with Worker(coordinator, Path(folder) / "worker", "--warm", "2") as worker:
                 coordinator.wait_job(coordinator.submit("user", "print(1)"))
+                wait_for(lambda: warm_sandboxes(coordinator) == 2)
                 figures["worker daemon"] = (
                     psutil.Process(worker.process.pid).memory_info().rss / MIB
                 )
                 api = engine_client()
                 charged = [
                     charged_bytes(box, api.inspect_container(box)["State"]["Pid"])
-                    for box in containers_of(worker.worker_id)
+                    for box in containers_of(worker.worker_id, running=True)
                 ]
                 figures["idle warm container"] = sum(charged) / len(charged) / MIB
                 api.close()
