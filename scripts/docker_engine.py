@@ -39,7 +39,11 @@ from gridx.errors import SandboxError
 from worker.images import engine_client
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
-PACKAGES: Final = ("docker.io", "debootstrap")  # the second makes the image where no registry is
+PROGRAMS: Final = {  # Debian's package: the program that shows that it is there
+    "docker.io": "dockerd",
+    "debootstrap": "debootstrap",  # makes the image where no registry answers
+    "procps": "ps",  # the engine lists a container's processes with it
+}
 ANSWER_TIMEOUT_S: Final = 5.0
 START_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 20.0
@@ -181,8 +185,7 @@ def may_start() -> bool:
 
 def install() -> None:
     """Install what is missing by apt-get, with its progress shown; start no service of it."""
-    programs = {"docker.io": "dockerd", "debootstrap": "debootstrap"}
-    missing = [name for name in PACKAGES if shutil.which(programs[name]) is None]
+    missing = [name for name, program in PROGRAMS.items() if shutil.which(program) is None]
     if not missing:
         return
     say(f"installing {' and '.join(missing)} by apt-get")
