@@ -113,6 +113,8 @@ def from_arguments(
             f"--coordinator: {given.coordinator!r} is not a WebSocket address.",
             hint=f"Write it as {DEFAULT_COORDINATOR}.",
         )
+    if not address.path.strip("/"):
+        address = address._replace(path=urlsplit(DEFAULT_COORDINATOR).path)
     for option, value in (("--cores", given.cores), ("--memory", given.memory)):
         if value is not None and value <= 0:
             raise SettingsError(f"{option}: {value} is nothing to lend.")
@@ -131,7 +133,7 @@ def from_arguments(
     return WorkerSettings(
         user=user,
         password=given.password or environment.get("GRIDX_PASSWORD") or None,
-        coordinator=given.coordinator,
+        coordinator=address.geturl(),
         data_dir=given.data_dir or default_data_dir(environment),
         sandbox=given.sandbox,
         name=given.name,

@@ -42,6 +42,12 @@ def test_the_oldest_command_line_works() -> None:
     assert settings.sandbox == "docker"
 
 
+@pytest.mark.parametrize("given", ["ws://grid:9", "ws://grid:9/", "ws://grid:9/ws/worker"])
+def test_an_address_without_a_path_means_the_one_that_workers_have(given: str) -> None:
+    settings = from_arguments(["--user", "alice", "--coordinator", given], {})
+    assert settings.coordinator == "ws://grid:9/ws/worker"
+
+
 def test_the_password_comes_from_the_environment_too() -> None:
     assert from_arguments(["--user", "a"], {"GRIDX_PASSWORD": "p"}).password == "p"
     assert from_arguments(["--user", "a"], {}).password is None
