@@ -198,6 +198,7 @@ class _Child:
         syscalls.set_dumpable(True)
         if options.filtered:
             syscalls.install()
+        self._capture.sync()  # what the exercise has said goes nowhere: still muted
         self._capture.start()
         os.register_at_fork(after_in_child=self._forget_records)
         self._muted = False
@@ -227,8 +228,8 @@ class _Child:
             self._capture.flush()
             os._exit(done.exit_code)
         try:
-            self._capture.finish()
-            self._records.end(self._result, done)
+            events = self._capture.finish()
+            self._records.end(b"" if self._muted else events, self._result, done)
         except OSError:  # the job closed the pipe: its exit code is all that it can still say
             os._exit(done.exit_code)
         # The supervisor ends this process. Giving its memory back takes longer than a small cell
@@ -286,7 +287,7 @@ class _Child:
 
         hide_runtime_frames(error)
         data = exception_to_data(error, {CELL_FILE})
-        self._capture.publish(ErrorOutput(call=self._capture.call, error=data))
+        self._capture.publish_with_next(ErrorOutput(call=self._capture.call, error=data))
         return Done(
             completed=False,
             exit_code=exit_code_of(error) if isinstance(error, SystemExit) else 1,

@@ -50,13 +50,15 @@ class RecordWriter:
         """Write one record. Callers that may meet hold a lock of their own."""
         self._write(_HEADER.pack(kind, len(body)) + body)
 
-    def end(self, result: bytes | None, done: Done) -> None:
-        """Write the result, where there is one, and the last record."""
-        last = _encode_done(done)
-        data = _HEADER.pack(DONE, len(last)) + last
+    def end(self, events: bytes, result: bytes | None, done: Done) -> None:
+        """Write the last events and the result, where there are any, and the last record."""
+        parts: list[bytes] = []
+        if events:
+            parts += (_HEADER.pack(EVENTS, len(events)), events)
         if result is not None:
-            data = b"".join((_HEADER.pack(RESULT, len(result)), result, data))
-        self._write(data)
+            parts += (_HEADER.pack(RESULT, len(result)), result)
+        last = _encode_done(done)
+        self._write(b"".join((*parts, _HEADER.pack(DONE, len(last)), last)))
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)

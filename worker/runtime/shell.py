@@ -88,9 +88,12 @@ class _ResultHook(DisplayHook):
         self, format_dict: dict[str, Any], md_dict: dict[str, Any] | None = None
     ) -> None:
         text, binary, kept = to_bundle(format_dict, md_dict)
-        self.capture.publish(
-            ExecuteResult(call=self.capture.call, data=text, binary=binary, metadata=kept)
-        )
+        event = ExecuteResult(call=self.capture.call, data=text, binary=binary, metadata=kept)
+        shell = self.shell
+        if shell is not None and shell.ast_node_interactivity == "all":  # more may follow
+            self.capture.publish(event)
+        else:
+            self.capture.publish_with_next(event)
 
     def log_output(self, format_dict: dict[str, Any]) -> None:
         """Nothing is logged."""

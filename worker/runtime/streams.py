@@ -81,6 +81,7 @@ class OutputCapture:
         self._lock = threading.RLock()
         self._buffer: list[tuple[int, list[str]]] = []
         self._size = 0
+        self._held: list[bytes] = []  # encoded events that wait for company
         self._oldest_s = 0.0  # when the buffer became non-empty
         self._sent_s = 0.0
         self._forked = False
@@ -150,6 +151,18 @@ class OutputCapture:
             self._flush(time.monotonic())
             self._send(data)
 
+    def publish_with_next(self, event: Event) -> None:
+        """Send ``event`` in its place, together with whatever is sent next.
+
+        For what is said at the end of a job: one message wakes each program on the way once.
+        """
+        if self._forked:
+            return
+        with self._lock:
+            self._drain()
+            self._held += self._encode_buffer()
+            self._held.append(encode_event(event))
+
     def sync(self) -> None:
         """Return when everything that was written before this call has been sent."""
         if self._forked:
@@ -158,14 +171,17 @@ class OutputCapture:
             self._drain()
             self._flush(time.monotonic())
 
-    def finish(self) -> None:
-        """Send the last text, half characters included."""
+    def finish(self) -> bytes:
+        """Send the last text, half characters included; return the end of it, still to be sent."""
         with self._lock:
             self._drain()
             for index, decoder in enumerate(self._decoders):
                 if rest := decoder.decode(b"", final=True):
                     self._append(index, rest, 0.0)
-            self._flush(0.0)
+            *pieces, last = self._pieces() or [b""]
+            for piece in pieces:
+                self._send(piece)
+            return last
 
     # -------------------------------------------------------- with the lock held
 
@@ -201,21 +217,35 @@ class OutputCapture:
                 if len(data) < _READ_BYTES:
                     break
 
-    def _flush(self, now: float) -> None:
-        if not self._buffer:
-            return
+    def _encode_buffer(self) -> list[bytes]:
         buffer, self._buffer, self._size = self._buffer, [], 0
-        self._sent_s = now
+        return [
+            event
+            for index, parts in buffer
+            for event in encode_stream(self.call, index, collapse_progress("".join(parts)))
+        ]
+
+    def _pieces(self) -> list[bytes]:
+        """Take everything that waits, in as few pieces as records may be large."""
+        events, self._held = [*self._held, *self._encode_buffer()], []
+        pieces: list[bytes] = []
         waiting, size = [], 0
-        for index, parts in buffer:
-            for event in encode_stream(self.call, index, collapse_progress("".join(parts))):
-                waiting.append(event)
-                size += len(event)
-                if size >= _SENT_BYTES:
-                    self._send(b"".join(waiting))
-                    waiting, size = [], 0
+        for event in events:
+            waiting.append(event)
+            size += len(event)
+            if size >= _SENT_BYTES:
+                pieces.append(b"".join(waiting))
+                waiting, size = [], 0
         if waiting:
-            self._send(b"".join(waiting))
+            pieces.append(b"".join(waiting))
+        return pieces
+
+    def _flush(self, now: float) -> None:
+        if not self._buffer and not self._held:
+            return
+        self._sent_s = now
+        for piece in self._pieces():
+            self._send(piece)
 
     # -------------------------------------------------------- the thread
 

@@ -22,7 +22,9 @@ from worker.runtime.records import (
 )
 
 
-def written(*calls: tuple[int, bytes], end: tuple[bytes | None, Done] | None = None) -> bytes:
+def written(
+    *calls: tuple[int, bytes], end: tuple[bytes, bytes | None, Done] | None = None
+) -> bytes:
     """Return what a writer puts into its pipe."""
     reading, writing = os.pipe()
     writer = RecordWriter(writing)
@@ -38,7 +40,7 @@ def written(*calls: tuple[int, bytes], end: tuple[bytes | None, Done] | None = N
 @given(cuts=st.lists(st.integers(0, 80), max_size=8))
 def test_records_arrive_whole_however_the_pipe_cuts_them(cuts: list[int]) -> None:
     done = Done(completed=False, exit_code=3, message="why")
-    data = written((WARM, b""), (EVENTS, b"abc"), end=(b"result", done))
+    data = written((WARM, b""), end=(b"abc", b"result", done))
     reader = RecordReader(max_result_bytes=100)
     edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
     records = [

@@ -29,7 +29,7 @@ class Captured:
         self.stderr = JobStream(self.capture, 1)
 
     def texts(self) -> list[tuple[str, str]]:
-        self.capture.finish()
+        self.sent.append(self.capture.finish())
         events = decode_events(b"".join(self.sent))
         return [
             (e.name, e.text) if isinstance(e, Stream) else ("", e.__class__.__name__)
@@ -84,6 +84,16 @@ def test_a_display_comes_after_what_was_written_before_it(captured: Captured) ->
     captured.capture.publish(ClearOutput())
     captured.stdout.write("after")
     assert [text for _, text in captured.texts()] == ["no newline from C", "ClearOutput", "after"]
+
+
+def test_what_is_said_at_the_end_waits_for_company_and_keeps_its_place(captured: Captured) -> None:
+    captured.stdout.write("before")
+    captured.capture.publish_with_next(ClearOutput())
+    assert captured.sent == []
+    captured.stdout.write("after")
+    captured.capture.sync()
+    assert len(captured.sent) == 1
+    assert [text for _, text in captured.texts()] == ["before", "ClearOutput", "after"]
 
 
 def test_a_line_after_quiet_is_sent_at_once(captured: Captured) -> None:
