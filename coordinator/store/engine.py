@@ -319,7 +319,7 @@ def _grow_log(tx: Connection) -> None:
     raw: Any = tx.connection.driver_connection
     raw.execute("BEGIN IMMEDIATE")
     raw.execute("CREATE TABLE log_growth (filler BLOB)")
-    raw.execute(f"INSERT INTO log_growth VALUES (zeroblob({_LOG_BYTES}))")
+    raw.execute("INSERT INTO log_growth VALUES (zeroblob(?))", (_LOG_BYTES,))
     raw.execute("COMMIT")
     raw.execute("DROP TABLE log_growth")  # its pages are the next ones that the tables use
     raw.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()

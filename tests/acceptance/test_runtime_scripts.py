@@ -91,6 +91,12 @@ SCRIPTS: dict[str, tuple[str, str, str | None, int]] = {
         0,
     ),
     "replaces itself": ("import os\nos.execvp('echo', ['echo', 'replaced'])", "replaced\n", "", 0),
+    "leaves by os._exit in the middle of a burst": (
+        "import os\nfor n in range(5):\n    print(n)\nos._exit(0)",
+        "0\n1\n2\n3\n4\n",
+        "",
+        0,
+    ),
     "leaves by os._exit(0)": ("import os\nos.write(1, b'x')\nos._exit(0)", "x", "", 0),
 }  # fmt: skip
 

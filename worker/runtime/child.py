@@ -49,6 +49,7 @@ _WARM_CELL: Final = Run(
 )
 _WARM_ERROR: Final = Run(kind="cell", code="def f():\n    return 1 / 0\nf()", timeout_s=1.0)
 _RESERVED_FDS: Final = 40
+_exit_now: Final = os._exit
 # What the interpreter puts into __main__; multiprocessing asks for most of it.
 _MAIN_NAMES: Final[dict[str, Any]] = {
     "__name__": "__main__",
@@ -202,6 +203,13 @@ class _Child:
         self._capture.start()
         os.register_at_fork(after_in_child=self._forget_records)
         self._muted = False
+        os._exit = self._exit  # what was written before it is shown
+
+    def _exit(self, status: int) -> NoReturn:
+        try:
+            self._capture.sync()
+        finally:
+            _exit_now(status)
 
     def _forget_records(self) -> None:
         try:
@@ -216,7 +224,7 @@ class _Child:
         self._records.send(WARM)
         run = self._wait()
         if run is None:
-            os._exit(EXIT_NOTHING_TO_DO)
+            _exit_now(EXIT_NOTHING_TO_DO)
         self._capture.call = run.call
         sys.path.insert(0, "" if run.kind == "cell" else os.getcwd())
         try:
@@ -226,12 +234,12 @@ class _Child:
         if os.getpid() != self._pid:
             # A process that the job forked came to the end of the job's code.
             self._capture.flush()
-            os._exit(done.exit_code)
+            _exit_now(done.exit_code)
         try:
             events = self._capture.finish()
             self._records.end(b"" if self._muted else events, self._result, done)
         except OSError:  # the job closed the pipe: its exit code is all that it can still say
-            os._exit(done.exit_code)
+            _exit_now(done.exit_code)
         # The supervisor ends this process. Giving its memory back takes longer than a small cell
         # does, and the answer need not wait for that.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
