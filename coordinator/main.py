@@ -4,52 +4,24 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import logging
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import msgspec
 
 from gridx import __version__
-from gridx.clock import now_us, to_datetime
 from gridx.errors import GridXError, SettingsError
+from gridx.extras import explain_missing
+from gridx.logs import start_logging
 
 from .settings import Settings, default_data_dir
 
-_LOG_FIELDS = ("action", "job_id", "attempt", "call", "worker_id", "user", "status")
-
-
-class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, action and the ids, then the sentence."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Any] = {
-            "time": to_datetime(now_us()).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-        }
-        for name in _LOG_FIELDS:
-            if (value := getattr(record, name, None)) is not None:
-                line[name] = value
-        line.setdefault("action", "log")
-        line["message"] = record.getMessage()
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
-
-
-def set_up_logging(level: str) -> None:
-    """Send the log to stderr as JSON lines."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # Tornado logs each refused or broken request of a peer by itself; our own lines say it better.
-    logging.getLogger("tornado.access").setLevel(logging.ERROR)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+# Tornado logs each refused or broken request of a peer by itself; our own lines say it better.
+_QUIETER: Final = {"tornado.access": logging.ERROR, "alembic": logging.WARNING}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -190,14 +162,9 @@ async def check_ledger(settings: Settings) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = make_parser().parse_args(arguments)
-    set_up_logging(options.log_level)
+    start_logging(options.log_level, quieter=_QUIETER)
     try:
-        if options.command == "openapi":
-            return write_openapi(Path.cwd(), check=options.check)
-        settings = settings_from(options)
-        if options.command == "check-ledger":
-            return asyncio.run(check_ledger(settings))
-        asyncio.run(serve(settings))
+        return _run(options)
     except GridXError as exc:
         print(f"{exc.message}\n{exc.hint}", file=sys.stderr)
         return 2
@@ -206,6 +173,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        if options.command == "openapi":
+            return write_openapi(Path.cwd(), check=options.check)
+        settings = settings_from(options)
+        if options.command == "check-ledger":
+            return asyncio.run(check_ledger(settings))
+        asyncio.run(serve(settings))
+    except ModuleNotFoundError as exc:
+        raise explain_missing(exc, "coordinator") from None
     return 0
 
 

@@ -7,12 +7,15 @@ holds no more than it uses.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
 from gridx.errors import GridXError, SandboxError, SettingsError
+from gridx.extras import explain_missing
+from gridx.logs import start_logging
 
 from .settings import (
     PROCESS_NOTICE,
@@ -21,6 +24,7 @@ from .settings import (
     from_arguments,
 )
 
+_QUIETER = ("urllib3", "docker", "tornado.general")
 REFUSED = 2  # exit code: the coordinator refuses this worker; no use in trying again
 
 
@@ -28,25 +32,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that ``argv`` names; the daemon when it names none."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments[0] if arguments and not arguments[0].startswith("-") else "run"
-    if command == "image":
-        from . import images
+    try:
+        if command == "image":
+            from . import images
 
-        return images.main(arguments[1:])
-    if command == "check":
-        return _check(arguments[1:])
-    if command == "run":
-        return _run(arguments[1:] if arguments[:1] == ["run"] else arguments)
+            return images.main(arguments[1:])
+        if command == "check":
+            return _check(arguments[1:])
+        if command == "run":
+            return _run(arguments[1:] if arguments[:1] == ["run"] else arguments)
+    except ModuleNotFoundError as error:
+        return _failed(explain_missing(error, "worker"), REFUSED)
     print(f"gridx-worker has no command {command!r}: run, check or image.", file=sys.stderr)
     return REFUSED
 
 
 def _run(arguments: Sequence[str]) -> int:
     from .connection import LoginRefused
-    from .logs import start_logging
 
     try:
         settings = from_arguments(arguments)
-        start_logging()
+        start_logging(quieter=dict.fromkeys(_QUIETER, logging.WARNING))
         if settings.sandbox == "process":
             print(PROCESS_NOTICE, file=sys.stderr, flush=True)
         asyncio.run(_serve(settings))

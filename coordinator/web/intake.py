@@ -35,7 +35,8 @@ def check_job(job: JobRequest, *, must_have_id: bool = False) -> JobRequest:
     size = len(job.code.encode("utf-8", "surrogatepass"))
     if size > MAX_CODE_BYTES:
         raise PayloadTooLarge(
-            f"The code has {format_bytes(size)}; the limit is {format_bytes(MAX_CODE_BYTES)}.",
+            f"The code has {size:,} bytes; the limit is {format_bytes(MAX_CODE_BYTES)},"
+            f" {MAX_CODE_BYTES:,} bytes.",
             hint="Move data out of the code: read or create it inside the job.",
             size_bytes=size,
             limit_bytes=MAX_CODE_BYTES,

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+from urllib.parse import unquote
 
 from gridx import errors
 from gridx.schemas import (
@@ -206,9 +207,9 @@ ROUTES: tuple[Route, ...] = (
 
 
 def find_routes(path: str) -> tuple[dict[str, Route], dict[str, str]]:
-    """Return the routes of ``path`` by method, and the values of the parts in braces."""
+    """Return the routes of ``path`` by method, and the values of the parts in braces, decoded."""
     for route in ROUTES:
         if match := route.pattern.match(path):
             same = {r.method: r for r in ROUTES if r.path == route.path}
-            return same, match.groupdict()
+            return same, {name: unquote(part) for name, part in match.groupdict().items()}
     return {}, {}

@@ -61,7 +61,8 @@ async def show_index(context: Context, call: Call) -> Reply:
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         "<title>Grid-X coordinator</title></head><body><h1>Grid-X coordinator</h1>"
-        f"<p>Version {escape(__version__)}. {len(context.connections)} workers online.</p>"
+        f"<p>Version {escape(__version__)}. Workers online:"
+        f" {len(context.connections)}.</p>"
         "<p>In a notebook: <code>%load_ext gridx_jupyter</code>, then begin a cell with"
         " <code>%%gridx</code>.</p>"
         f"<table><thead><tr><th>Address</th><th>Does</th></tr></thead><tbody>{rows}</tbody>"

@@ -36,7 +36,7 @@ def test_an_unknown_language_lists_the_known_ones() -> None:
 
 def test_the_limit_of_code_is_in_bytes_not_characters() -> None:
     check_job(JobRequest(code="x" * MAX_CODE_BYTES))
-    with pytest.raises(PayloadTooLarge):
+    with pytest.raises(PayloadTooLarge, match="1,048,578 bytes; the limit is 1 MiB"):
         check_job(JobRequest(code="é" * (MAX_CODE_BYTES // 2 + 1)))
 
 

@@ -71,6 +71,10 @@ def test_a_path_part_does_not_swallow_a_slash() -> None:
     assert find_routes("/credits/a/b") == ({}, {})
 
 
+def test_a_path_part_is_percent_decoded() -> None:
+    assert find_routes("/credits/a%40b")[1] == {"user_id": "a@b"}
+
+
 def test_every_error_has_a_status_of_a_refusal() -> None:
     for cls in error_classes().values():
         assert 400 <= status_of(cls("")) < 600

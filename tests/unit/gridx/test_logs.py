@@ -1,11 +1,11 @@
-"""The worker's log: one JSON object a line, with the action and the ids."""
+"""The log of a daemon: one JSON object a line, with the action and the ids."""
 
 from __future__ import annotations
 
 import json
 import logging
 
-from worker.logs import JsonLines
+from gridx.logs import JsonLines
 
 
 def line(**extra: object) -> dict[str, object]:

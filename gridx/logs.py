@@ -1,13 +1,14 @@
-"""The worker's log: one JSON object a line on stderr, with the action and the ids."""
+"""The log of a daemon: one JSON object a line on stderr, with the action and the ids."""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from typing import TextIO
 
-from gridx.clock import now_us, to_datetime
+from .clock import now_us, to_datetime
 
 _OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -25,15 +26,22 @@ class JsonLines(logging.Formatter):
         line.update(
             (key, value) for key, value in vars(record).items() if key not in _OF_EVERY_RECORD
         )
+        line.setdefault("action", "log")
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return json.dumps(line, ensure_ascii=False, default=str)
 
 
-def start_logging(stream: TextIO = sys.stderr, *, level: int = logging.INFO) -> None:
-    """Send the log of this process to ``stream``."""
+def start_logging(
+    level: str = "info", *, quieter: Mapping[str, int], stream: TextIO = sys.stderr
+) -> None:
+    """Send the log of this process to ``stream``.
+
+    Args:
+        quieter: loggers of libraries, and the least level that is shown of each.
+    """
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
-    for noisy in ("urllib3", "docker", "tornado.general"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for name, least in quieter.items():
+        logging.getLogger(name).setLevel(least)
