@@ -411,7 +411,7 @@ def _cancel(options: argparse.Namespace) -> int:
 
 
 def _jobs(options: argparse.Namespace) -> int:
-    from .credits import UCR_PER_CREDIT, format_credits
+    from .credits import format_credits, from_credits
     from .quantities import format_duration
     from .terminal import table
 
@@ -432,7 +432,7 @@ def _jobs(options: argparse.Namespace) -> int:
             job.status,
             _age(job.created_at),
             "" if job.elapsed_s is None else format_duration(job.elapsed_s),
-            format_credits(round(job.cost * UCR_PER_CREDIT)),
+            format_credits(from_credits(job.cost)),
             job.worker_name or "",
             (job.reason.message if job.reason else job.waiting) or "",
         )
@@ -455,14 +455,14 @@ def _age(since: datetime) -> str:
 
 
 def _balance(options: argparse.Namespace) -> int:
-    from .credits import UCR_PER_CREDIT, format_credits
+    from .credits import format_credits, from_credits
 
     with _client(options) as client:
         account = client.balance(options.account)
     if options.json:
         return _print_json(account)
     available, held, total = (
-        format_credits(round(amount * UCR_PER_CREDIT))
+        format_credits(from_credits(amount))
         for amount in (account.available, account.held, account.balance)
     )
     print(f"{account.user_id}: {available} free, {held} held, {total} in all")

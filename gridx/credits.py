@@ -48,6 +48,11 @@ def to_credits(ucr: int) -> float:
     return ucr / UCR_PER_CREDIT
 
 
+def from_credits(amount: float) -> int:
+    """Return an amount of the REST API, in credits, in whole micro-credits."""
+    return round(amount * UCR_PER_CREDIT)
+
+
 def format_credits(ucr: int) -> str:
     """Return ``ucr`` for people: two decimals, six where that would hide the amount.
 

@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from . import __version__
 from .client import Client
-from .credits import UCR_PER_CREDIT, format_credits
+from .credits import format_credits, from_credits
 from .engine import find_engine
 from .errors import GridXError
 from .schemas import WorkerView
@@ -104,8 +104,8 @@ async def _balance(client: Client) -> Row:
         account = await client.balance()
     except GridXError as exc:
         return Row("balance", "care", exc.message, exc.hint)
-    available = format_credits(round(account.available * UCR_PER_CREDIT))
-    held = format_credits(round(account.held * UCR_PER_CREDIT))
+    available = format_credits(from_credits(account.available))
+    held = format_credits(from_credits(account.held))
     if account.available <= 0:
         advice = "Lend a worker to earn credits, or ask the grid's admin for a grant."
         return Row("balance", "care", f"{available} free, {held} held", advice)

@@ -11,13 +11,15 @@ from typing import IO, TYPE_CHECKING, Final, NoReturn
 
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 
+from gridx.credits import format_credits, from_credits
 from gridx.display import TextCleaner, clean_line, clean_text
 from gridx.errors import GridXError, NotBuilt, TransportError
 from gridx.events import ErrorOutput, OutputDropped, Stream
 from gridx.quantities import format_duration
-from gridx.resources import GIB, format_bytes
+from gridx.resources import format_bytes
 from gridx.settings import normalise_url
 from gridx.states import FINAL_JOB_STATES
+from gridx.terminal import table
 from gridx.updates import EventArrived
 
 from ..connection import Connection, unreachable
@@ -27,7 +29,7 @@ from .options import nearest, options_help, usage_error
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from gridx.schemas import JobView, WorkerView
+    from gridx.schemas import AccountView, JobView, WorkerView
 
 COMMANDS: Final = {
     "status": "the grid, and who you are there",
@@ -65,32 +67,27 @@ class _Parser(argparse.ArgumentParser):
         raise usage_error(f"%gridx {self.prog}: {message}.", USAGE, "")
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+def _credits(amount: float) -> str:
+    return format_credits(from_credits(amount))
 
 
 def jobs_text(jobs: Sequence[JobView]) -> str:
     """Return jobs as a table."""
     if not jobs:
         return "No jobs yet. Put %%gridx on the first line of a cell to run it on the grid."
-    rows = [("JOB", "STATUS", "WORKER", "TIME", "COST", "CREATED (UTC)")]
-    for job in jobs:
-        elapsed = "" if job.elapsed_s is None else format_duration(job.elapsed_s)
-        rows.append(
-            (
-                job.job_id,
-                clean_line(job.status, 20),
-                clean_line(job.worker_name or "", 30),
-                elapsed,
-                f"{job.cost:.6g}",
-                f"{job.created_at:%Y-%m-%d %H:%M:%S}",
-            )
+    head = ("JOB", "STATUS", "WORKER", "TIME", "COST", "CREATED (UTC)")
+    rows = [
+        (
+            job.job_id,
+            job.status,
+            job.worker_name or "",
+            "" if job.elapsed_s is None else format_duration(job.elapsed_s),
+            _credits(job.cost),
+            f"{job.created_at:%Y-%m-%d %H:%M:%S}",
         )
-    return _table(rows)
+        for job in jobs
+    ]
+    return table(head, rows, right=(3, 4))
 
 
 def workers_text(workers: Sequence[WorkerView]) -> str:
@@ -98,25 +95,28 @@ def workers_text(workers: Sequence[WorkerView]) -> str:
     online = [worker for worker in workers if worker.status == "online"]
     if not online:
         return "No worker is online. Lend this machine with `gridx up` in a terminal."
+    head = ("WORKER", "OWNER", "FREE CORES", "FREE MEMORY", "GPUS", "RUNNING", "SANDBOX", "PYTHON")
     rows = [
-        ("WORKER", "OWNER", "FREE CORES", "FREE MEMORY", "GPUS", "RUNNING", "SANDBOX", "PYTHON")
-    ]
-    for worker in online:
-        offer = worker.capability
-        pythons = sorted({image.python for image in offer.images if image.python})
-        rows.append(
-            (
-                clean_line(worker.name, 30),
-                clean_line(worker.owner, 30),
-                f"{worker.free_cores:g} of {offer.cores:g}",
-                f"{worker.free_memory_bytes / GIB:.1f} of {format_bytes(offer.memory_bytes)}",
-                str(len(offer.gpus)),
-                str(worker.running),
-                clean_line(offer.sandbox, 20),
-                clean_line(", ".join(pythons), 30),
-            )
+        (
+            worker.name,
+            worker.owner,
+            f"{worker.free_cores:g} of {offer.cores:g}",
+            f"{format_bytes(worker.free_memory_bytes)} of {format_bytes(offer.memory_bytes)}",
+            str(len(offer.gpus)),
+            str(worker.running),
+            offer.sandbox,
+            ", ".join(sorted({image.python for image in offer.images if image.python})),
         )
-    return _table(rows)
+        for worker in online
+        for offer in (worker.capability,)
+    ]
+    return table(head, rows, right=(4, 5))
+
+
+def balance_text(account: AccountView) -> str:
+    """Return whose account has how much: six decimals, which show what one small cell cost."""
+    held = f" ({_credits(account.held)} held for jobs)" if account.held else ""
+    return f"{account.user_id}: {account.balance:,.6f} credits{held}"
 
 
 @magics_class
@@ -179,9 +179,9 @@ class LineMagic(Magics):
         account = self._connection.client.balance()
         print(
             f"{settings.url}, as {settings.user} ({status.auth} mode, version {status.version})\n"
-            f"{status.workers_online} workers online with {status.cores:g} cores · "
-            f"{status.jobs_running} jobs running, {status.jobs_queued} queued\n"
-            f"Balance {account.balance:,.2f} credits, {account.held:,.2f} of them held"
+            f"Workers: {status.workers_online} online, {status.cores:g} cores. "
+            f"Jobs: {status.jobs_running} running, {status.jobs_queued} queued.\n"
+            f"Balance: {_credits(account.available)} credits free, {_credits(account.held)} held."
         )
 
     def _login(self, words: list[str]) -> None:
@@ -192,9 +192,8 @@ class LineMagic(Magics):
         given = parser.parse_args(words)
         settings = self._connection.login(given.url, given.user, given.token)
         account = self._connection.client.balance()
-        print(
-            f"Logged in at {settings.url} as {settings.user}: {account.available:,.2f} credits free."
-        )
+        free = _credits(account.available)
+        print(f"Logged in at {settings.url} as {settings.user}: {free} credits free.")
         other = os.environ.get("GRIDX_URL", settings.url)
         if normalise_url(other) != settings.url:
             print(f"GRIDX_URL is set and wins when a kernel starts: {clean_line(other)}")
@@ -248,14 +247,13 @@ class LineMagic(Magics):
 
     def _cancel(self, words: list[str]) -> None:
         view = self._connection.client.cancel(self._job_id("cancel", words))
-        print(f"{view.job_id}: {clean_line(view.status, 20)}, cost {view.cost:.6g}")
+        print(f"{view.job_id}: {clean_line(view.status, 20)}, cost {_credits(view.cost)}")
 
     def _balance(self, words: list[str]) -> None:
         _Parser("balance", add_help=False).parse_args(words)
         self._connection.welcome()  # in open mode this opens the account of a new user
         account = self._connection.client.balance()
-        held = f" ({account.held:,.2f} held by running cells)" if account.held else ""
-        print(f"{account.user_id}: {account.balance:,.6f} credits{held}")
+        print(balance_text(account))
 
     def _workers(self, words: list[str]) -> None:
         _Parser("workers", add_help=False).parse_args(words)
@@ -272,6 +270,5 @@ class LineMagic(Magics):
                 f"There is no help on {topic!r}.{nearest(topic, [*TOPICS, *COMMANDS])}", USAGE, ""
             )
         else:
-            rows = [(f"%gridx {name}", text) for name, text in COMMANDS.items()]
-            print(_table(rows))
+            print("\n".join(f"%gridx {name:<8} {text}" for name, text in COMMANDS.items()))
             print("Topics: " + ", ".join(TOPICS) + ". %gridx help TOPIC shows one.")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gridx.credits import Rates, charge_ucr, format_credits, hold_ucr, to_credits
+from gridx.credits import Rates, charge_ucr, format_credits, from_credits, hold_ucr, to_credits
 from gridx.resources import GIB, ResourceRequest
 
 
@@ -16,6 +16,7 @@ def test_one_core_for_a_minute_holds_six_credits() -> None:
     assert rate == 100_000
     assert hold_ucr(rate, 60) == 6_000_000
     assert to_credits(hold_ucr(rate, 60)) == 6.0
+    assert from_credits(to_credits(99_999_766)) == 99_999_766
 
 
 @pytest.mark.parametrize(
