@@ -56,6 +56,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def database_url(self) -> str:
+        """Where the database is, as SQLAlchemy writes it."""
         return f"sqlite:///{self.data_dir / 'gridx.db'}"
 
     @property

@@ -28,6 +28,7 @@ class Engine:
 
     @property
     def answers(self) -> bool:
+        """Whether it can be used now."""
         return not self.reason
 
 

@@ -124,5 +124,5 @@ def decode_events(data: bytes | memoryview) -> Iterator[Event]:
 
 
 def join_text(events: Iterable[Event], name: Literal["stdout", "stderr"]) -> str:
-    """Return the text of one stream, for the REST view of a script."""
+    """Return the text of one stream, as a terminal would show it."""
     return "".join(e.text for e in events if isinstance(e, Stream) and e.name == name)

@@ -293,13 +293,20 @@ class Codec(Generic[T]):
 
     @property
     def is_binary(self) -> bool:
+        """Whether its frames are binary (MessagePack) or text (JSON)."""
         return not self._as_json
 
     def encode(self, message: Message) -> bytes:
+        """Return the frame of a message."""
         data: bytes = self._encoder.encode(message)
         return data
 
     def decode(self, data: bytes | str) -> T:
+        """Return the message of a frame.
+
+        Raises:
+            ProtocolError: it is none of the union; the sentence names the field by its path.
+        """
         try:
             message: T = self._decoder.decode(data)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:

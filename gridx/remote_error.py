@@ -387,7 +387,7 @@ def _renamed(code: types.CodeType, name: str) -> types.CodeType:
 def _link_of(code: types.CodeType, following: types.TracebackType | None) -> types.TracebackType:
     try:
         # Our own one statement; the report gave it numbers and a name only.
-        exec(code, {"__probe__": _Probe(), "__name__": "gridx.remote"})  # noqa: S102
+        exec(code, {"__probe__": _Probe(), "__name__": "gridx.remote"})  # noqa: S102  # as said above
     except _Probe as probe:
         own = probe.__traceback__
         inner = own.tb_next if own is not None else None

@@ -52,6 +52,7 @@ class Capability(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def own_jobs_only(self) -> bool:
+        """Whether it takes no job but its owner's: nothing isolates the machine from them."""
         return self.sandbox != "docker"
 
 

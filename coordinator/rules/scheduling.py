@@ -219,10 +219,6 @@ class Scheduler:
             del self._lines_by_user[key]
         return job
 
-    def find_queued(self, job_id: str) -> QueuedJob | None:
-        """Return a waiting job, or None."""
-        return self._jobs.get(job_id)
-
     def queued_ids(self, limit: int) -> list[str]:
         """Return the ids of the jobs that have waited longest, at most ``limit``."""
         return list(itertools.islice(self._jobs, limit))

@@ -40,6 +40,7 @@ class Balance(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def available_ucr(self) -> int:
+        """What no hold has set aside."""
         return self.posted_ucr - self.held_ucr
 
 
@@ -101,6 +102,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_final(self) -> bool:
+        """Whether the job has ended."""
         return self.state in FINAL_JOB_STATES
 
     def to_queued(self) -> QueuedJob:

@@ -113,6 +113,7 @@ class ClientSocket(WebSocketHandler):
 
     @property
     def is_full(self) -> bool:
+        """Whether the client takes less than it is sent: stop, and wait for ``drained``."""
         return self._writer.is_full
 
     async def drained(self) -> None:

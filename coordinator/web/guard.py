@@ -116,9 +116,9 @@ class OpenGuard:
 
     def _check_peer(self, request: HTTPServerRequest) -> None:
         # The peer of a connection cannot change: it is looked up once, not for every request.
-        context = request.connection.context  # type: ignore[union-attr]
+        context = request.connection.context  # type: ignore[union-attr]  # HTTP/1
         if not hasattr(context, "gridx_peer_uid"):
-            stream = request.connection.stream  # type: ignore[union-attr]
+            stream = request.connection.stream  # type: ignore[union-attr]  # same
             context.gridx_peer_uid = self._find_uid(stream.socket)
         uid = context.gridx_peer_uid
         if uid == self._uid:

@@ -160,7 +160,7 @@ class EndpointHandler(_Handler):
             _log.exception("A stream of events failed", extra={"action": "events.failed"})
             self.finish()
         finally:
-            await events.aclose()  # type: ignore[attr-defined]
+            await events.aclose()  # type: ignore[attr-defined]  # each is a generator
 
 
 class _LimitedBody(HTTPMessageDelegate):

@@ -105,6 +105,7 @@ class AttemptOutput:
 
     @property
     def is_over_limit(self) -> bool:
+        """Whether more waits for the log than may be held in memory."""
         return len(self._buffer) > BUFFER_LIMIT_BYTES
 
     def accept(self, offset: int, data: bytes) -> bytes:

@@ -9,7 +9,7 @@ import ast
 import copy
 import linecache
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -123,13 +123,6 @@ def statements(cell_source: str) -> CellDefinitions:
     found = [replace(part, later=_bound_later(part.node, last_line)) for part in found]
     sure = frozenset(name for name, is_definition in final.items() if is_definition)
     return CellDefinitions(tuple(found), sure, future_flags(tree))
-
-
-def replay_source(cell_source: str, bound: Collection[str] | None = None) -> str:
-    """Return the definitions of the cell as source, those of ``bound`` names if given."""
-    cell = statements(cell_source)
-    names = cell.names if bound is None else bound
-    return "\n".join(ast.unparse(part.node) for part in cell.chosen(dict.fromkeys(names, 0)))
 
 
 def run(

@@ -175,16 +175,6 @@ class ContainerBox(Box):
         self._stream._response.close()
         self._socket.close()
 
-    def cgroup_bytes(self) -> int:
-        """Return the memory that is charged to the container now, as its own cgroup says."""
-        for path in (
-            f"/sys/fs/cgroup/memory/docker/{self.container}/memory.usage_in_bytes",
-            f"/sys/fs/cgroup/docker/{self.container}/memory.current",
-        ):
-            if Path(path).exists():
-                return int(Path(path).read_text())
-        raise FileNotFoundError("the container's memory cgroup")
-
 
 class ProcessBox(Box):
     """A sandbox that is an ordinary process."""

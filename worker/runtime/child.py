@@ -150,6 +150,7 @@ class _Child:
         os.close(null)
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  for the whole life
         # Before anything is imported: handlers of ``logging`` keep the stream that they find.
+        # Typed as the stream of the interpreter; ours has its methods.
         sys.stdout = sys.__stdout__ = JobStream(self._capture, 0)  # type: ignore[assignment,misc]
         sys.stderr = JobStream(self._capture, 1)
         self._be_main()
@@ -186,7 +187,7 @@ class _Child:
         os.dup2(self._pipes.err_write, 2)
         os.close(self._pipes.out_write)
         os.close(self._pipes.err_write)
-        sys.__stderr__ = sys.stderr  # type: ignore[assignment,misc]
+        sys.__stderr__ = sys.stderr  # type: ignore[assignment,misc]  # as above
         for fd in (1, 2):
             try:
                 fcntl.fcntl(fd, _F_SETPIPE_SZ, PIPE_BYTES)

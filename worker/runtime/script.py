@@ -31,6 +31,7 @@ def run_script(code: str, namespace: MutableMapping[str, Any]) -> Done:
     linecache.cache[FILE_NAME] = (len(code), None, lines, FILE_NAME)
     done = _run(code, namespace)
     # What the interpreter does before it ends: wait for threads, then call what was registered.
+    # Neither has a public name.
     for last in (threading._shutdown, atexit._run_exitfuncs):  # type: ignore[attr-defined]
         try:
             last()

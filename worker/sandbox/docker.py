@@ -263,11 +263,6 @@ class DockerEngine:
         tag = default_image_tag(self._python_minor)
         return await self._call(lambda api: find_image(api, tag))
 
-    @property
-    def has_gpus(self) -> bool:
-        """Whether the engine can give a container a GPU. Without, a request fails at start."""
-        return "nvidia" in (self.info.get("Runtimes") or {})
-
     async def sweep(self) -> int:
         """Remove what an earlier run of this worker left, and what any worker left long ago.
 

@@ -68,10 +68,10 @@ def container_options(
     environment = {
         # No passwd entry has this uid, so what would be looked up there is said here. Nothing
         # secret: a job can read its own environment.
-        "HOME": "/tmp",  # noqa: S108
+        "HOME": "/tmp",  # noqa: S108  # the container's own
         "USER": "job",
         "LOGNAME": "job",
-        "IPYTHONDIR": "/tmp/.ipython",  # noqa: S108
+        "IPYTHONDIR": "/tmp/.ipython",  # noqa: S108  # same
         "PYTHONDONTWRITEBYTECODE": "1",  # the root is read-only
         # Without these, numerical libraries start as many threads as the host has cores.
         "OPENBLAS_NUM_THREADS": threads,
@@ -134,7 +134,7 @@ def _host_config(
         # nr_inodes: without it 100,000 empty files cost kernel memory that nobody counts. uid
         # and gid, because older runc lets the mode of the folder below win over ``mode=``.
         "Tmpfs": {
-            "/tmp": f"{tmpfs},size={small},mode=1777",  # noqa: S108
+            "/tmp": f"{tmpfs},size={small},mode=1777",  # noqa: S108  # same
             "/work": f"{tmpfs},size={disk_bytes(memory)},uid={uid},gid={uid},mode=0700",
         },
     }

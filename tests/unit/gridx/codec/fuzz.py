@@ -24,7 +24,7 @@ from . import sample_values
 
 sys.modules["__main__"] = sample_values.as_main()
 
-from gridx.codec import (  # noqa: E402
+from gridx.codec import (  # noqa: E402  # __main__ has to stand first
     CodecError,
     Limits,
     decode,
