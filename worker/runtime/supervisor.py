@@ -291,14 +291,15 @@ class Supervisor:
         elif self._run is None:
             self._run = frame
             self._records.limit_result(min(frame.max_result_bytes, MAX_RESULT_BYTES))
+            self._job = memoryview(whole)
+            self._hand_over()
+            # Read while the child wakes up: what it has used by then is a few microseconds.
             self._before = self._meter.read()
             if self._before.cpu_s is None:
                 self._warm_cpu_s = process_cpu_s(self._child.pid)
             now = self._before.monotonic_s
             self._deadline_s = now + frame.timeout_s
             self._next_tick_s = now + RESCUE_TICK_S
-            self._job = memoryview(whole)
-            self._hand_over()
 
     def _send(self, frame: Frame) -> None:
         data = encode_frame(frame)
