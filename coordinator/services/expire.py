@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from ..rules import attempts as attempt_rules
 from ..rules import jobs as job_rules
 from ..rules import leases
 from ..rules.attempts import AttemptEvent
@@ -14,7 +13,7 @@ from ..settings import Settings
 from ..store import attempts, jobs
 from ..store.jobs import CurrentAttempt, Found
 from ..store.records import WorkerRecord
-from .outcome import Ended, Report, end_attempt
+from .outcome import Ended, Report, end_attempt, held_by
 
 
 def find_due(tx: Connection, now_us: int) -> bool:
@@ -48,14 +47,8 @@ def lose(
 ) -> Ended | None:
     """End an attempt that its connected worker no longer names; None when it has ended."""
     found = jobs.find(tx, job_id)
-    current = None if found is None else found.current
-    if (
-        found is None
-        or current is None
-        or current.n != attempt
-        or current.worker_row_id != worker.row_id
-        or not attempt_rules.is_live(current.state)
-    ):
+    current = held_by(found, attempt, worker)
+    if found is None or current is None:
         return None
     return end_lost(tx, now_us, settings, found, current, EndOfLease.FORGOTTEN)
 

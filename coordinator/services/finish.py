@@ -14,7 +14,7 @@ from ..rules import jobs as job_rules
 from ..settings import Settings
 from ..store import attempts, jobs
 from ..store.records import Balance, JobRecord, WorkerRecord
-from .outcome import Outcome, Report, end_attempt
+from .outcome import Outcome, Report, end_attempt, held_by
 
 _MAX_MESSAGE_CHARS = 1000
 
@@ -49,15 +49,9 @@ def finish(
         StaleLease: the attempt is not live, or not this worker's.
     """
     found = jobs.find(tx, report.job_id)
-    current = None if found is None else found.current
+    current = held_by(found, report.attempt, worker)
     if found is None or current is None:
-        raise _stale(report)
-    if (
-        current.n != report.attempt
-        or current.worker_row_id != worker.row_id
-        or not attempt_rules.is_live(current.state)
-    ):
-        if attempts.was_reported(tx, report.job_id, report.attempt, worker.row_id):
+        if found and attempts.was_reported(tx, report.job_id, report.attempt, worker.row_id):
             return Finished(outcome=Outcome.REPEATED, job=found.job)
         raise _stale(report)
     if stored_end < report.stream_bytes:

@@ -11,14 +11,13 @@ from sqlalchemy import Connection
 from gridx.errors import StaleLease, WorkerLost
 from gridx.schemas import Reason
 
-from ..rules import attempts as attempt_rules
 from ..rules import jobs as job_rules
 from ..rules.attempts import AttemptEvent
 from ..rules.jobs import JobEvent
 from ..settings import Settings
 from ..store import jobs
 from ..store.records import WorkerRecord
-from .outcome import Ended, Report, end_attempt
+from .outcome import Ended, Report, end_attempt, held_by
 
 
 def hand_back(
@@ -38,14 +37,8 @@ def hand_back(
         StaleLease: the attempt is not live, or not this worker's.
     """
     found = jobs.find(tx, job_id)
-    current = None if found is None else found.current
-    if (
-        found is None
-        or current is None
-        or current.n != attempt
-        or current.worker_row_id != worker.row_id
-        or not attempt_rules.is_live(current.state)
-    ):
+    current = held_by(found, attempt, worker)
+    if found is None or current is None:
         raise StaleLease(
             f"Attempt {attempt} of {job_id} is no longer live on this worker.",
             job_id=job_id,

@@ -20,7 +20,7 @@ from ..rules.jobs import Effect, JobEvent
 from ..settings import Settings
 from ..store import attempts, jobs
 from ..store.jobs import CurrentAttempt, Found
-from ..store.records import Balance, JobRecord
+from ..store.records import Balance, JobRecord, WorkerRecord
 
 
 class Outcome(StrEnum):
@@ -52,6 +52,19 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage | None = None
     stream_bytes: int | None = None
     exit_code: int | None = None
+
+
+def held_by(found: Found | None, attempt: int, worker: WorkerRecord) -> CurrentAttempt | None:
+    """Return this attempt while it is live on this worker, else None: the fence of late reports."""
+    current = None if found is None else found.current
+    if (
+        current is None
+        or current.n != attempt
+        or current.worker_row_id != worker.row_id
+        or not attempt_rules.is_live(current.state)
+    ):
+        return None
+    return current
 
 
 def end_attempt(
