@@ -28,6 +28,8 @@ from gridx.protocol import (
     to_client_json,
 )
 
+from .inbox import first, found
+
 M = TypeVar("M")
 PATIENCE_S = 20.0
 FINAL = ("completed", "failed", "cancelled")
@@ -160,20 +162,9 @@ class ScriptedClient:
         self, kind: type[M] | tuple[type[M], ...], *, after: int = 0, **fields: Any
     ) -> M:
         """Return the first message of this kind (with these values) since index ``after``."""
-
-        def find() -> M | None:
-            for message in self.received[after:]:
-                if isinstance(message, kind) and all(
-                    getattr(message, name) == value for name, value in fields.items()
-                ):
-                    return message
-            return None
-
-        async with asyncio.timeout(PATIENCE_S), self._changed:
-            await self._changed.wait_for(lambda: find() is not None)
-            found = find()
-            assert found is not None
-            return found
+        return await found(
+            self._changed, lambda: first(self.received[after:], kind, fields), PATIENCE_S
+        )
 
     async def expect_close(self) -> None:
         """Wait until the coordinator has closed the connection."""
@@ -192,11 +183,9 @@ class ScriptedClient:
                     return message
             return None
 
-        async with asyncio.timeout(PATIENCE_S), self._changed:
-            await self._changed.wait_for(lambda: find() is not None)
-            found = find()
-            assert isinstance(found, JobChanged), found
-            return found
+        answer = await found(self._changed, find, PATIENCE_S)
+        assert isinstance(answer, JobChanged), answer
+        return answer
 
     def output(self, job_id: str, attempt: int = 1) -> bytes:
         """Return the output of an attempt so far, checked for gaps and doubles."""

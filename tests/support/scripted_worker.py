@@ -41,6 +41,8 @@ from gridx.protocol import (
 from gridx.resources import GIB, Capability, Image, Load, Usage
 from gridx.states import Cause
 
+from .inbox import first, found
+
 M = TypeVar("M")
 PATIENCE_S = 20.0
 
@@ -213,20 +215,9 @@ class ScriptedWorker:
         self, kind: type[M] | tuple[type[M], ...], *, after: int = 0, **fields: Any
     ) -> M:
         """Return the first message of this kind (with these values) since index ``after``."""
-
-        def find() -> M | None:
-            for message in self.received[after:]:
-                if isinstance(message, kind) and all(
-                    getattr(message, name) == value for name, value in fields.items()
-                ):
-                    return message
-            return None
-
-        async with asyncio.timeout(PATIENCE_S), self._changed:
-            await self._changed.wait_for(lambda: find() is not None)
-            found = find()
-            assert found is not None
-            return found
+        return await found(
+            self._changed, lambda: first(self.received[after:], kind, fields), PATIENCE_S
+        )
 
     async def closed(self) -> int:
         """Wait until the coordinator has closed the connection; return the code."""
