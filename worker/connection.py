@@ -140,10 +140,17 @@ class Connection:
                 failures = 0
             except _GONE as error:
                 failures += 1
-                _log.warning(
-                    "the coordinator cannot be reached" if failures == 1 else "still not reached",
-                    extra={"action": "connect", "url": self._url, "error": _short(error)},
-                )
+                if failures & (failures - 1) == 0:  # the 1st, 2nd, 4th, 8th …: a log, not a flood
+                    _log.warning(
+                        "The coordinator cannot be reached; trying again until it answers. Is it"
+                        " running, and is --coordinator its address for workers?",
+                        extra={
+                            "action": "connect",
+                            "url": self._url,
+                            "error": _short(error),
+                            "failures": failures,
+                        },
+                    )
             await asyncio.sleep(reconnect_wait_s(failures))
 
     async def close(self) -> None:
