@@ -31,6 +31,14 @@ def visible_cell(shell: InteractiveShell, line: str, body: str) -> VisibleCell:
     if at < 0 or not text.rstrip().endswith(body.rstrip()):
         text = f"%%gridx {line}".rstrip() + f"\n{body}"
         at = text.index("\n") + 1
-    file: str = shell.compile.cache(text, shell.execution_count, raw_code=text)
+    file: str = shell.compile.cache(text, _number_of(shell, text), raw_code=text)
     cell_id = parent.get("metadata", {}).get("cellId", "")
     return VisibleCell(file, text.count("\n", 0, at), str(cell_id))
+
+
+def _number_of(shell: InteractiveShell, text: str) -> int:
+    """Return the number in the cell's prompt, which IPython 9 has counted on by now."""
+    history = getattr(shell.history_manager, "input_hist_raw", None) or [""]
+    if str(history[-1]).rstrip() == text.rstrip():
+        return len(history) - 1
+    return int(shell.execution_count)

@@ -366,7 +366,7 @@ def test_an_error_shows_the_line_of_the_visible_cell_and_none_of_our_frames(
     assert name in ran.error["ename"]
     trace = plain(ran.error["traceback"])
     assert f"---> {line} {source}" in " ".join(trace.split()), trace
-    assert "Cell In[" in trace
+    assert f"Cell In[{ran.reply['execution_count']}], line {line}" in trace
     for ours in ("run_cell_magic", "cell.py", "result.py"):
         assert ours not in trace
     assert ran.stdout == "before\n"
