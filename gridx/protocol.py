@@ -264,11 +264,12 @@ class JobChanged(Message, frozen=True, kw_only=True, tag="job_changed"):
     """The job's state. A higher ``job.attempt`` than before means: the output begins again.
 
     On the final state every byte of output was sent before. ``cost_ucr``, ``balance_ucr`` and
-    ``held_ucr`` are exact; ``result`` is the accepted attempt's (cells only). ``end`` is then
-    the end of the output: a client that has less asks for the rest with Watch.
+    ``held_ucr`` are exact; ``result`` is that of ``call`` of the accepted attempt (cells only).
+    ``end`` is then the end of the output: a client that has less asks for the rest with Watch.
     """
 
     job: JobView
+    call: int = 0
     cost_ucr: int = 0
     balance_ucr: int | None = None
     held_ucr: int | None = None
