@@ -3,6 +3,9 @@
 No second implementation: one event loop runs in one daemon thread of the process, and every
 call here is a call of ``gridx.client`` there. A job's updates are read by the caller's own
 thread, with short waits, so that an interrupt gets through at once.
+
+An interrupt may come between any two instructions of the caller's thread. Nothing here that it
+leaves half done may hold up the loop, or leave a job running that nobody sees.
 """
 
 from __future__ import annotations
@@ -10,19 +13,18 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import queue
 import threading
 import weakref
-from collections.abc import Coroutine, Iterator
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from collections.abc import Callable, Coroutine, Iterator
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar, overload
+from typing import Any, Final, Generic, Self, TypeVar, overload
 
 import msgspec
 
 from .client import Client, Job
 from .clock import monotonic_s
-from .errors import GridXError, InvalidRequest, TransportError
+from .errors import InvalidRequest, TransportError
 from .events import Stream
 from .feed import START
 from .ids import new_job_id
@@ -51,7 +53,71 @@ T = TypeVar("T")
 # delivered to another thread, it is seen after this long.
 _WAIT_S: Final = 0.2
 _CANCEL_S: Final = 2.0
+_STOP_S: Final = 4.0  # more than Client.close() takes
 _KEPT_TEXT_CHARS: Final = 16 * MIB
+
+
+class _Call(Generic[T]):
+    """One call in the loop, and the way of its result to the thread that waits for it.
+
+    It can be taken back at any time, before it begins and after its result is there. No
+    concurrent Future: an interrupt at the wrong moment leaves its lock locked, and the loop,
+    which has to set the result, behind it.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, function: Callable[[], Coroutine[Any, Any, T]]
+    ) -> None:
+        self._loop = loop
+        self._function = function
+        self._task: asyncio.Task[T] | None = None
+        self._ended: queue.SimpleQueue[asyncio.Task[T]] = queue.SimpleQueue()
+
+    def begin(self) -> None:
+        """Let the loop call the function."""
+        self._loop.call_soon_threadsafe(self._begin)
+
+    def _begin(self) -> None:
+        self._task = self._loop.create_task(self._function())
+        self._task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[T]) -> None:
+        if not task.cancelled():
+            task.exception()  # taken: who waits for it may have left
+        self._ended.put(task)
+
+    def result(self, timeout_s: float | None = None) -> T:
+        """Wait for the result.
+
+        Raises:
+            TimeoutError: it did not come within ``timeout_s``; the call goes on.
+            TransportError: the loop was ended before.
+        """
+        until_s = None if timeout_s is None else monotonic_s() + timeout_s
+        while True:
+            left_s = _WAIT_S if until_s is None else max(0.0, until_s - monotonic_s())
+            try:
+                task = self._ended.get(timeout=min(_WAIT_S, left_s))
+            except queue.Empty:
+                if left_s == 0.0:
+                    raise TimeoutError(f"No answer came within {timeout_s} s.") from None
+                continue
+            if task.cancelled():
+                raise TransportError("This client is closed.", hint="Make a new one.")
+            return task.result()
+
+    def take_back(self, undo: Callable[[T], object]) -> None:
+        """Cancel the call, or ``undo`` it when its result is there and reached nobody."""
+        self._loop.call_soon_threadsafe(self._take_back, undo)
+
+    def _take_back(self, undo: Callable[[T], object]) -> None:
+        task = self._task
+        if task is None:
+            return  # interrupted before it was begun
+        if not task.done():
+            task.cancel()
+        elif not task.cancelled() and task.exception() is None:
+            undo(task.result())
 
 
 class _LoopThread:
@@ -68,14 +134,17 @@ class _LoopThread:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
 
-    def start(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+    def call(self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Call ``function`` in the loop and wait for its result."""
+        call = _Call(self.loop, function)
+        call.begin()
+        return call.result()
 
     def stop(self) -> None:
         """End the loop and its tasks, in bounded time."""
         if self.pid == os.getpid() and self._thread.is_alive():
             self.loop.call_soon_threadsafe(lambda: self.loop.create_task(self._wind_up()))
-            self._thread.join(_CANCEL_S)
+            self._thread.join(_STOP_S)
             if not self._thread.is_alive():
                 self.loop.close()
 
@@ -217,11 +286,12 @@ class BlockingJob:
         if self.finished is not None:
             return self.finished
         self._same_process()
-        asked = self._thread.start(self._job.cancel())
+        asked = _Call(self._thread.loop, self._job.cancel)
+        asked.begin()
         try:
             asked.result(timeout_s)
             return self.wait(max(0.0, until_s - monotonic_s()))
-        except (TransportError, TimeoutError, FutureTimeoutError):
+        except (TransportError, TimeoutError):
             return None
 
     def detach(self) -> None:
@@ -276,7 +346,7 @@ class BlockingClient:
                 thread.clients.add(client)
                 return client
 
-            self._made = (thread, thread.start(make()).result())
+            self._made = (thread, thread.call(make))
         return self._made
 
     @property
@@ -287,14 +357,14 @@ class BlockingClient:
     def connect(self) -> ClientWelcome:
         """Open the connection now. Raises TransportError or AuthError."""
         thread, client = self._client()
-        return thread.start(client.connect()).result()
+        return thread.call(client.connect)
 
     def close(self) -> None:
         """Close the connection. Jobs go on."""
         if self._made is not None and self._made[0].pid == os.getpid():
             thread, client = self._made
             self._made = None
-            thread.start(client.close()).result()
+            thread.call(client.close)
 
     def submit(
         self,
@@ -320,7 +390,8 @@ class BlockingClient:
 
         Raises:
             GridXError: whatever the coordinator refuses, by its own class.
-            KeyboardInterrupt: while it waits; the job, if it was accepted, is cancelled.
+            KeyboardInterrupt: while it waits; the job, if it was sent, is cancelled as soon as
+                the coordinator answers.
         """
         given = {
             "timeout_s": timeout_s,
@@ -335,62 +406,57 @@ class BlockingClient:
             job_id=job_id or new_job_id(),
         )
         thread, client = self._client()
-        asked = thread.start(client.submit(request, cell=cell, inputs=inputs))
-        try:
-            return BlockingJob(asked.result(), thread)
-        except KeyboardInterrupt:
-            thread.start(_cancel_when_accepted(asked))
-            raise
+        return _watched(thread, client, lambda: client.submit(request, cell=cell, inputs=inputs))
 
     def attach(self, job_id: str, *, after: Position = START) -> BlockingJob:
         """Return the job of that id, watched from ``after`` on. Raises NotFound."""
         thread, client = self._client()
-        return BlockingJob(thread.start(client.attach(job_id, after=after)).result(), thread)
+        return _watched(thread, client, lambda: client.attach(job_id, after=after))
 
     def cancel(self, job_id: str) -> JobView:
         """Ask for the end of a job that need not be watched; return its state."""
         thread, client = self._client()
-        return thread.start(client.cancel(job_id)).result()
+        return thread.call(lambda: client.cancel(job_id))
 
     def jobs(self, *, limit: int | None = None, before: str | None = None) -> JobList:
         """Return this user's jobs, newest first."""
         thread, client = self._client()
-        return thread.start(client.jobs(limit=limit, before=before)).result()
+        return thread.call(lambda: client.jobs(limit=limit, before=before))
 
     def job(self, job_id: str) -> JobDetail:
         """Return one job with its code and its output as text."""
         thread, client = self._client()
-        return thread.start(client.job(job_id)).result()
+        return thread.call(lambda: client.job(job_id))
 
     def workers(self) -> tuple[WorkerView, ...]:
         """Return the workers that the coordinator knows."""
         thread, client = self._client()
-        return thread.start(client.workers()).result()
+        return thread.call(client.workers)
 
     def balance(self, user: str | None = None) -> AccountView:
         """Return the account of ``user``, or of this client's user."""
         thread, client = self._client()
-        return thread.start(client.balance(user)).result()
+        return thread.call(lambda: client.balance(user))
 
     def status(self) -> GridStatus:
         """Return the grid in numbers."""
         thread, client = self._client()
-        return thread.start(client.status()).result()
+        return thread.call(client.status)
 
     def health(self) -> Health:
         """Return whether the coordinator is well, and its version."""
         thread, client = self._client()
-        return thread.start(client.health()).result()
+        return thread.call(client.health)
 
     def register(self, user: str, password: str) -> TokenView:
         """Make an account and return its first token."""
         thread, client = self._client()
-        return thread.start(client.register(user, password)).result()
+        return thread.call(lambda: client.register(user, password))
 
     def login(self, user: str, password: str) -> TokenView:
         """Return a new token for ``user``."""
         thread, client = self._client()
-        return thread.start(client.login(user, password)).result()
+        return thread.call(lambda: client.login(user, password))
 
 
 def _limits(given: dict[str, Any]) -> Limits:
@@ -400,13 +466,17 @@ def _limits(given: dict[str, Any]) -> Limits:
         raise InvalidRequest(f"A limit is out of range: {exc}.") from None
 
 
-async def _cancel_when_accepted(asked: Future[Job]) -> None:
+def _watched(
+    thread: _LoopThread, client: Client, ask: Callable[[], Coroutine[Any, Any, Job]]
+) -> BlockingJob:
+    call = _Call(thread.loop, ask)
     try:
-        job = await asyncio.wait_for(asyncio.wrap_future(asked), _CANCEL_S)
-        await asyncio.wait_for(job.cancel(), _CANCEL_S)
-        job.detach()
-    except (GridXError, TimeoutError):
-        pass  # refused, or out of reach: there is nobody left to tell
+        # Begun in here: an interrupt may come before ``begin`` returns, and the loop be faster.
+        call.begin()
+        return BlockingJob(call.result(), thread)
+    except BaseException:
+        call.take_back(client.give_up)
+        raise
 
 
 _default: BlockingClient | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 from urllib.parse import quote
 
 import msgspec
@@ -50,6 +50,8 @@ from .schemas import (
 from .settings import ConnectionSettings, load
 from .updates import EventArrived, Finished, Update
 
+_UNSEEN_S: Final = 2.0  # how long close() waits for the end of jobs that nobody will see
+
 
 class Job:
     """One watched job. ``updates`` has one reader at a time."""
@@ -58,6 +60,7 @@ class Job:
         self._client = client
         self._feed = feed
         self._submit = submit  # until it is answered
+        self._was_sent = False  # the submission, answered or not
         self._wake = asyncio.Event()
         self._accepted = _answer_to_come()
         self._cancelling: asyncio.Future[None] | None = None
@@ -143,6 +146,7 @@ class Client:
         self.settings = settings or load(url, user, token)
         self._feed_limit_bytes = feed_limit_bytes
         self._jobs: dict[str, list[Job]] = {}
+        self._unseen: set[asyncio.Task[None]] = set()
         self._rest_calls: Rest | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._link = Link(
@@ -182,7 +186,12 @@ class Client:
         return await self._link.open()
 
     async def close(self) -> None:
-        """Close the connection. Jobs go on; their readers get a TransportError."""
+        """Close the connection. Jobs go on; their readers get a TransportError.
+
+        Submissions that were given up are ended first, for at most 2 s.
+        """
+        if self._unseen:
+            await asyncio.wait(self._unseen, timeout=_UNSEEN_S)
         await self._link.close()
         self._on_gone(TransportError("The client was closed.", hint="Attach to the job again."))
         if self._rest_calls is not None:
@@ -196,7 +205,9 @@ class Client:
     ) -> Job:
         """Submit ``job`` and return it, watched, once the coordinator has accepted it.
 
-        Without a ``job_id`` it gets one. After a cut the same id is sent again.
+        Without a ``job_id`` it gets one. After a cut the same id is sent again. Who is
+        cancelled while this waits will never see the job: it is cancelled too, as soon as the
+        coordinator answers.
 
         Raises:
             GridXError: whatever the coordinator refuses, by its own class.
@@ -230,21 +241,46 @@ class Client:
 
     async def _watch(self, job: Job) -> Job:
         self._jobs.setdefault(job.id, []).append(job)
-        self._announce(job)
-        if not self._link.is_up:  # lost between the welcome and here
-            await self._link.open()
-            self._announce(job)
         try:
-            await job._accepted
+            self._announce(job)
+            if not self._link.is_up:  # lost between the welcome and here
+                await self._link.open()
+                self._announce(job)
+            # Shielded: the answer to a submission is awaited even when its caller has left.
+            await asyncio.shield(job._accepted)
+        except asyncio.CancelledError:
+            self.give_up(job)
+            raise
         except BaseException:
             self.forget(job)
             raise
         return job
 
+    def give_up(self, job: Job) -> None:
+        """Let go of a job that reached nobody: what was submitted here must not run unseen."""
+        if not job._was_sent:
+            self.forget(job)
+            return
+        task = asyncio.create_task(self._end_unseen(job), name="gridx client: end unseen job")
+        self._unseen.add(task)
+        task.add_done_callback(self._unseen.discard)
+
+    async def _end_unseen(self, job: Job) -> None:
+        try:
+            # Not before it is accepted: a cancel could overtake the submission. It stays watched
+            # to its end, so that the cancel is said again after a cut.
+            await asyncio.shield(job._accepted)
+            await job.cancel()
+            await job.wait()
+        except GridXError:
+            pass  # refused, or out of reach: there is nobody left to tell
+        finally:
+            self.forget(job)
+
     def _announce(self, job: Job) -> None:
         """Say what the coordinator must know of ``job`` on this connection."""
         if job._submit is not None:
-            self._link.send(job._submit)
+            job._was_sent = self._link.send(job._submit) or job._was_sent
         else:
             self._link.send(Watch(job_id=job.id, after=job._feed.position))
         if job._wants_cancel:
@@ -303,12 +339,12 @@ class Client:
     def _refused(self, job: Job, error: GridXError) -> None:
         if not job._accepted.done():
             job._accepted.set_exception(error)
+        elif job._wants_cancel and isinstance(error, Conflict):
+            job._wants_cancel = False
+            _resolve(job._cancelling)  # it had ended by itself; its end is on the way
         elif job._cancelling is not None and not job._cancelling.done():
             job._wants_cancel = False
-            if isinstance(error, Conflict):  # it had ended by itself; its end is on the way
-                _resolve(job._cancelling)
-            else:
-                job._cancelling.set_exception(error)
+            job._cancelling.set_exception(error)
         else:
             job._feed.fail(error)
             job._wake.set()

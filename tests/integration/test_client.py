@@ -252,6 +252,87 @@ async def test_a_cancel_outlives_a_cut(grid: ScriptedCoordinator, client: Client
     assert sum(isinstance(m, Cancel) for m in grid.received) >= 2
 
 
+async def given_up(grid: ScriptedCoordinator, client: Client) -> ScriptedJob:
+    """Submit, and leave before the answer."""
+    submitted = asyncio.Event()
+
+    async def note(job: ScriptedJob) -> None:
+        submitted.set()
+
+    grid.on_submit = note
+    grid.silent_for = {Submit}
+    submitting = asyncio.create_task(client.submit(REQUEST))
+    async with asyncio.timeout(30):
+        await submitted.wait()
+    submitting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await submitting
+    return grid.only_job()
+
+
+async def end_of(grid: ScriptedCoordinator, job: ScriptedJob) -> str:
+    async with client_of(grid) as other:
+        end = await (await other.attach(job.view.job_id)).wait()
+    return end.view.status
+
+
+async def test_a_submission_that_was_given_up_is_cancelled_when_its_answer_comes(
+    grid: ScriptedCoordinator, client: Client
+) -> None:
+    job = await given_up(grid, client)
+    assert not any(isinstance(message, Cancel) for message in grid.received)
+    grid.start(job)
+    assert await end_of(grid, job) == "cancelled"
+
+
+async def test_a_submission_that_was_given_up_is_cancelled_when_the_link_returns(
+    grid: ScriptedCoordinator, client: Client
+) -> None:
+    job = await given_up(grid, client)
+    await grid.stop()
+    grid.silent_for = set()
+    grid.listen()
+    assert await end_of(grid, job) == "cancelled"
+    assert len(grid.jobs) == 1
+
+
+async def test_a_client_is_not_closed_before_what_was_given_up_is_cancelled(
+    grid: ScriptedCoordinator,
+) -> None:
+    async with client_of(grid) as client:
+        job = await given_up(grid, client)
+        asyncio.get_running_loop().call_later(0.1, grid.start, job)
+    assert job.view.status == "cancelled"
+
+
+async def test_a_submission_that_was_given_up_and_refused_leaves_nothing_behind(
+    grid: ScriptedCoordinator, client: Client
+) -> None:
+    job = await given_up(grid, client)
+    grid.refusals[Submit] = InsufficientCredits("You have 1.00.")
+    grid.cut()  # it is sent again, and refused
+    (unseen,) = client._unseen
+    await unseen
+    assert client._jobs == {}
+    assert job.view.status == "queued"
+
+
+async def test_an_attachment_that_was_given_up_leaves_the_job_alone(
+    grid: ScriptedCoordinator, client: Client
+) -> None:
+    job = await client.submit(REQUEST)
+    grid.silent_for = {Watch}
+    attaching = asyncio.create_task(client.attach(job.id))
+    while not any(isinstance(message, Watch) for message in grid.received):
+        await asyncio.sleep(0)
+    attaching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await attaching
+    grid.finish(grid.only_job())
+    assert (await job.wait()).view.status == "completed"
+    assert not any(isinstance(message, Cancel) for message in grid.received)
+
+
 async def test_a_cancel_that_comes_too_late_is_no_error(
     grid: ScriptedCoordinator, client: Client
 ) -> None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import _weakrefset
+import asyncio
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import FrameType
 
 import pytest
 
 import gridx
-from gridx.blocking import BlockingClient
+from gridx.blocking import BlockingClient, _Call
 from gridx.errors import InvalidRequest, JobFailed, NotFound, TransportError
 from gridx.events import Stream
+from gridx.ids import new_job_id
 from gridx.protocol import Cancel, Submit
 from gridx.schemas import Reason
 from gridx.settings import ConnectionSettings
@@ -147,6 +153,112 @@ def test_an_interrupt_before_the_answer_cancels_what_was_submitted(
     assert submitted.is_set()
     running.do(grid.start, grid.only_job())  # the answer comes after all
     assert cancelled.wait(10)
+
+
+def test_an_interrupt_before_the_wait_has_begun_cancels_what_was_submitted(
+    running: ScriptedGridThread, client: BlockingClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.connect()
+    submitted = threading.Event()
+
+    async def note(job: ScriptedJob) -> None:
+        submitted.set()
+
+    running.grid.on_submit = note
+    begin = _Call.begin
+
+    def begin_late(call: _Call[object]) -> None:
+        begin(call)
+        assert submitted.wait(30)  # the loop and the grid are faster than this thread
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(_Call, "begin", begin_late)
+        client.submit("...")
+    end = client.attach(running.grid.only_job().view.job_id).wait(30)
+    assert end.view.status == "cancelled"
+
+
+def test_an_interrupt_anywhere_in_a_submission_leaves_no_job_and_no_lock_behind(
+    running: ScriptedGridThread, client: BlockingClient
+) -> None:
+    client.connect()
+    sent = 0
+    for point in range(1000):
+        job_id = new_job_id()
+        if not is_interrupted_at(point, partial(client.submit, "...", job_id=job_id)):
+            break
+        try:
+            # On the same connection, so that the grid has any submission before this.
+            assert client.attach(job_id).wait(30).view.status == "cancelled"
+            sent += 1
+        except NotFound:
+            pass  # interrupted before it left
+    else:
+        pytest.fail("A submission without an interrupt was expected in the end.")
+    assert point > 20
+    assert sent > 0
+
+
+def is_interrupted_at(point: int, act: Callable[[], object]) -> bool:
+    """Interrupt ``act`` where Python would look for a signal the ``point``-th time.
+
+    That is the beginning of a function and the return from one that is written in C. Python
+    drops what is raised while it collects garbage, so none is collected here.
+
+    Returns:
+        False when ``act`` came to its end before.
+    """
+    left = point
+
+    def look(frame: FrameType, event: str, arg: object) -> None:
+        nonlocal left
+        is_garbage = frame.f_code.co_filename == _weakrefset.__file__
+        if event in ("call", "c_return") and not is_garbage:
+            left -= 1
+            if left < 0:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+    before = sys.getprofile()
+    gc.disable()
+    sys.setprofile(look)
+    try:
+        act()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.setprofile(before)
+        gc.enable()
+    return False
+
+
+INTERRUPTED = """
+import sys
+import gridx
+
+client = gridx.connect(sys.argv[1], "ada")
+client.submit("...")
+"""
+
+
+def test_a_script_that_an_interrupt_ends_cancels_what_it_submitted(
+    running: ScriptedGridThread,
+) -> None:
+    grid = running.grid
+    grid.silent_for = {Submit}
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, grid.url], stderr=subprocess.PIPE, text=True
+    )
+
+    async def interrupt(job: ScriptedJob) -> None:
+        process.send_signal(signal.SIGINT)
+        asyncio.get_running_loop().call_later(0.3, grid.start, job)  # the answer comes after all
+
+    grid.on_submit = interrupt
+    _, said = process.communicate(timeout=60)
+    assert said.rstrip().endswith("KeyboardInterrupt")
+    assert grid.only_job().view.status == "cancelled"
 
 
 def test_a_cancel_without_an_answer_returns_in_bounded_time(
