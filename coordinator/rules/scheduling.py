@@ -409,11 +409,15 @@ def explain(shape: Shape, user: str, workers: Iterable[WorkerRoom]) -> str:
         return "No worker is online: it starts as soon as one joins."
     language = f"Python {shape.python}" if shape.python else shape.language
     lacks = [
-        (own, _count(own, "takes", "take") + " only their owner's jobs"),
+        (own, _count(own, "takes only its owner's jobs", "take only their owners' jobs")),
         (other_language, _count(other_language, "lacks", "lack") + f" {language}"),
         (gpus, _count(gpus, "lacks", "lack") + " " + _count(shape.gpus, "GPU", "GPUs")),
         (memory, _count(memory, "lacks", "lack") + f" {format_bytes(shape.memory_bytes)}"),
-        (cores, _count(cores, "lacks", "lack") + f" {shape.cores:g} cores"),
+        (
+            cores,
+            _count(cores, "lacks", "lack")
+            + f" {shape.cores:g} core{'' if shape.cores == 1 else 's'}",
+        ),
         (busy, f"{busy} busy"),
         (free, f"{free} about to start it"),
     ]

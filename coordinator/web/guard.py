@@ -97,7 +97,7 @@ class OpenGuard:
         if origin is not None and origin.lower() not in self._origins:
             raise Forbidden(
                 f"Web pages of {origin[:80]!r} may not use this coordinator.",
-                hint="Use the JupyterLab sidebar, or a program of your own.",
+                hint="Use a notebook, the command `gridx`, or a program of your own.",
             )
         if request.headers.get("Sec-Fetch-Site", "none").lower() not in ("none", "same-origin"):
             raise Forbidden(

@@ -155,7 +155,7 @@ class EndpointHandler(_Handler):
                 await self.flush()
             self.finish()
         except StreamClosedError:
-            pass  # the client went away; it resumes from the last id that it has
+            self.finish()  # the client went away; it resumes from the last id that it has
         except Exception:
             _log.exception("A stream of events failed", extra={"action": "events.failed"})
             self.finish()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from coordinator.app import Serving
+from coordinator.bus.base import job_subject
 from gridx.ids import new_job_id
 from gridx.resources import GIB
 from gridx.schemas import MAX_CODE_BYTES
@@ -510,6 +511,29 @@ async def test_events_of_a_running_job_arrive_while_it_runs(
             worker.finish(start, stream_bytes=len(piece))
             response = await following
         assert response.code == 200
+
+
+async def test_who_leaves_a_stream_of_events_causes_no_error(
+    coordinator: Serving, rest: Rest, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = coordinator.context.bus
+    worker = WorkerByHand(coordinator.ws_url)
+    async with workers(worker):
+        job = await rest.post("/jobs", JOB)
+        start = await worker.expect(StartAttempt)
+        host = coordinator.http_url.removeprefix("http://")
+        reader, writer = await asyncio.open_connection(*host.split(":"))
+        writer.write(f"GET /jobs/{job['job_id']}/events HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        await reader.readuntil(b"event: job")
+        writer.close()
+
+        async def is_left() -> bool:
+            return not bus.has_subscribers(job_subject(job["job_id"]))
+
+        worker.output(start, 0, text_events("nobody reads this\n"))
+        await until(is_left)
+        await rest.get("/health")
+    assert [line.getMessage() for line in caplog.records if line.levelname == "ERROR"] == []
 
 
 @pytest.mark.parametrize("after", ["1", "1:", ":1", "-1:0", "1:x", "1:99999999999999999999"])

@@ -199,7 +199,7 @@ def test_dead_entries_do_not_pile_up() -> None:
             SMALL,
             "a",
             {"x": capability(sandbox="process")},
-            "1 worker online: 1 takes only their owner's jobs",
+            "1 worker online: 1 takes only its owner's jobs",
         ),
         (
             Shape(1.0, GIB, 2, "python", "3.12"),
