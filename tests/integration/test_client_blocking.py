@@ -112,7 +112,7 @@ def test_a_wait_can_be_bounded(client: BlockingClient) -> None:
     job = client.submit("...")
     with pytest.raises(TimeoutError, match=r"did not end within 0\.05 s"):
         job.wait(0.05)
-    assert job.cancel() is not None
+    assert job.cancel(timeout_s=30) is not None
 
 
 def test_an_interrupt_reaches_the_reader_and_the_job_can_be_stopped(
@@ -124,7 +124,7 @@ def test_an_interrupt_reaches_the_reader_and_the_job_can_be_stopped(
         for update in job.updates():
             if isinstance(update, StateChanged) and update.view.status == "running":
                 threading.Timer(0.05, interrupt_this_process).start()
-    end = job.cancel()
+    end = job.cancel(timeout_s=30)
     assert end is not None
     assert (end.view.status, end.cost_ucr) == ("cancelled", 250_000)
 

@@ -99,19 +99,21 @@ async def test_output_goes_on_without_a_gap_after_the_connection_was_cut(
     ref = coordinator.give(code, user="lender")
     for lines in (5, 20, 40):
         await coordinator.wait_lines(ref, lines)
-        coordinator.cut()
+        await cut_once(coordinator)
     await coordinator.wait_settled(ref)
     assert coordinator.text(ref) == "".join(f"{i}\n" for i in range(60))
     assert len(coordinator.hellos) == 4
 
 
 async def test_a_job_goes_on_while_the_coordinator_is_away(
-    coordinator: WorkerCoordinator, worker: WorkerProgram
+    coordinator: WorkerCoordinator, worker: WorkerProgram, tmp_path: Path
 ) -> None:
-    code = "import time\nprint('begun')\ntime.sleep(0.5)\nfor i in range(40000): print('x' * 90)"
+    away = tmp_path / "away"
+    code = f"print('begun')\n{waits_for(away)}\nfor i in range(40000): print('x' * 90)"
     ref = coordinator.give(code, user="lender")
     await coordinator.wait(lambda: coordinator.text(ref) == "begun\n")
     await coordinator.stop()
+    away.touch()
     outbox = await _ended_outbox(worker, ref.job_id)
     assert sum(path.stat().st_size for path in outbox.glob("*.events")) > 3_000_000
     await coordinator.start()
@@ -165,14 +167,16 @@ async def test_a_fenced_attempt_is_dropped_without_a_word(
 
 
 async def test_sigterm_lets_a_short_job_finish_and_exits_0(
-    coordinator: WorkerCoordinator, worker: WorkerProgram
+    coordinator: WorkerCoordinator, worker: WorkerProgram, tmp_path: Path
 ) -> None:
-    ref = coordinator.give("import time; print('on'); time.sleep(0.5); print('off')", user="lender")
+    told = tmp_path / "told"
+    ref = coordinator.give(f"print('on')\n{waits_for(told)}\nprint('off')", user="lender")
     await coordinator.wait(lambda: coordinator.text(ref) == "on\n")
     worker.signal(signal.SIGTERM)
     await coordinator.wait(lambda: coordinator.of(CapabilityChanged))
     assert coordinator.of(CapabilityChanged)[-1].capability.slots == 0
     late = coordinator.give("print('too late')", user="lender")
+    told.touch()
     report = await coordinator.wait_settled(ref)
     assert report.cause is Cause.COMPLETED
     await coordinator.wait(lambda: coordinator.handed_back(late))
@@ -195,15 +199,18 @@ async def test_sigterm_hands_back_what_does_not_end_in_time(
 
 
 async def test_a_second_signal_stops_at_once(
-    coordinator: WorkerCoordinator, worker: WorkerProgram
+    coordinator: WorkerCoordinator, tmp_path: Path
 ) -> None:
-    ref = coordinator.give("import time; print('on'); time.sleep(60)", user="lender")
-    await coordinator.wait(lambda: coordinator.text(ref) == "on\n")
-    worker.signal(signal.SIGINT)
-    await coordinator.wait(lambda: coordinator.of(CapabilityChanged))
-    worker.signal(signal.SIGINT)
-    await coordinator.wait(lambda: coordinator.handed_back(ref), within_s=8)  # drain would be 10
-    assert await worker.wait_exit() == 0
+    options = (*PROCESS, "--drain-s", "3600")  # the first signal alone would be waited for so long
+    async with worker_program(coordinator.url, tmp_path, *options, user="lender") as worker:
+        await worker.wait_ready()
+        ref = coordinator.give("import time; print('on'); time.sleep(600)", user="lender")
+        await coordinator.wait(lambda: coordinator.text(ref) == "on\n")
+        worker.signal(signal.SIGINT)
+        await coordinator.wait(lambda: coordinator.of(CapabilityChanged))
+        worker.signal(signal.SIGINT)
+        await coordinator.wait(lambda: coordinator.handed_back(ref))
+        assert await worker.wait_exit() == 0
 
 
 async def test_after_kill_9_a_new_run_reports_what_was_finished_and_hands_back_what_was_not(
@@ -293,6 +300,18 @@ def _received_bytes(coordinator: WorkerCoordinator) -> int:
 def _data_dir(worker: WorkerProgram) -> str:
     command = psutil.Process(worker.process.pid).cmdline()
     return command[command.index("--data-dir") + 1]
+
+
+async def cut_once(coordinator: WorkerCoordinator) -> None:
+    """Cut the connection and return when the worker is back: the next cut is another one."""
+    hellos = len(coordinator.hellos)
+    coordinator.cut()
+    await coordinator.wait(lambda: len(coordinator.hellos) > hellos)
+
+
+def waits_for(path: Path) -> str:
+    """Return code that goes on when the test makes ``path``."""
+    return f"import os, time\nwhile not os.path.exists({str(path)!r}): time.sleep(0.01)"
 
 
 async def _ended_outbox(worker: WorkerProgram, job_id: str) -> Path:
