@@ -59,6 +59,10 @@ class Unpicklable:
         return CaptureError(self.sentence, hint=self.hint, name=name, path=self.path)
 
 
+class StaysHere(TypeError):
+    """Raised by the ``__reduce__`` of an object that belongs to its notebook; the text says why."""
+
+
 def explain(
     name: str, value: object, error: Exception, fails: Callable[[object], bool]
 ) -> Unpicklable:
@@ -70,8 +74,13 @@ def explain(
         error: what the pickler raised for it.
         fails: tells whether the pickler refuses a part; asked a bounded number of times.
     """
-    path, culprit = _search(name, value, fails)
     reason = _reason(error)
+    if isinstance(error, StaysHere):  # what lies inside such an object is no business of its user
+        sentence = f"Variable {name!r} cannot be sent: {reason}."
+        return Unpicklable(
+            path=name, sentence=sentence, hint=f"Leave it out with --without {name}."
+        )
+    path, culprit = _search(name, value, fails)
     what = f"Variable {name!r} cannot be sent: {reason}."
     if path != name:
         what = f"Variable {name!r} cannot be sent, because of {path} ({_kind(culprit)}): {reason}."

@@ -6,12 +6,13 @@ import dataclasses
 import threading
 from collections.abc import Callable, Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from gridx.credits import format_credits, to_credits
 from gridx.display import clean_line
 from gridx.errors import GridXError, JobFailed
 from gridx.quantities import format_duration
+from gridx.ship.refusal import StaysHere
 from gridx.updates import Finished
 
 from .failures import shown_as_sentence, shown_at_its_lines
@@ -66,6 +67,9 @@ class CellResult:
         self.values: dict[str, Any] = {}
         self.error: BaseException | None = None
         self.notes: list[str] = []
+
+    def __reduce__(self) -> NoReturn:
+        raise StaysHere("it is the record of a cell and stays in this notebook")
 
     @property
     def job(self) -> str:

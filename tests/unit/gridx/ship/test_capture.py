@@ -12,7 +12,7 @@ import pytest
 
 from gridx.errors import CaptureError
 from gridx.ship.capture import Captured, capture
-from gridx.ship.refusal import NameWithheld, UnknownNeed
+from gridx.ship.refusal import NameWithheld, StaysHere, UnknownNeed
 from gridx.ship.restore import HEADER, RestoreError, restore
 from gridx.ship.withheld import is_secret_name
 
@@ -215,6 +215,26 @@ def test_a_refusal_finds_the_variable_of_a_closure(notebook: dict[str, Any]) -> 
     )
     with pytest.raises(CaptureError, match="its variable lock"):
         capture("f()", notebook)
+
+
+class _Record:
+    """Belongs to its notebook, and holds what no message should name."""
+
+    def __init__(self) -> None:
+        self.inside = threading.Lock()
+
+    def __reduce__(self) -> Any:
+        raise StaysHere("it stays in this notebook")
+
+
+def test_what_belongs_to_the_notebook_is_refused_without_its_inside(
+    notebook: dict[str, Any],
+) -> None:
+    notebook["run"] = _Record()
+    with pytest.raises(CaptureError) as refusal:
+        capture("print(run)", notebook)
+    assert refusal.value.message == "Variable 'run' cannot be sent: it stays in this notebook."
+    assert refusal.value.hint == "Leave it out with --without run."
 
 
 def test_a_large_open_file_is_refused_and_a_small_one_warned_about(
