@@ -105,6 +105,7 @@ class Connection:
         self._on_refused = on_refused
         self._socket: WebSocketClientConnection | None = None
         self._is_welcome = False
+        self._corked = False
 
     @property
     def is_open(self) -> bool:
@@ -115,7 +116,25 @@ class Connection:
         """Write ``message``, or drop it when the connection is gone: the rules say it again."""
         if self._socket is None or not self._is_welcome:
             return
+        if not self._corked:
+            self._cork(self._socket)
         self._write(self._socket, message)
+
+    def _cork(self, opened: WebSocketClientConnection) -> None:
+        """Let what is written in this turn of the loop leave together.
+
+        A short job ends with its output and its report; in one segment they wake the
+        coordinator once.
+        """
+        found = _socket_of(opened)
+        if found is None or not _set_cork(found, on=True):
+            return
+        self._corked = True
+        asyncio.get_running_loop().call_soon(self._uncork, found)
+
+    def _uncork(self, corked: socket.socket) -> None:
+        self._corked = False
+        _set_cork(corked, on=False)
 
     async def flushed(self) -> None:
         """Wait until what was sent has left this process."""
@@ -225,12 +244,30 @@ def is_about_login(error: GridXError) -> bool:
     return isinstance(error, AuthError | Forbidden)
 
 
+def _socket_of(opened: WebSocketClientConnection) -> socket.socket | None:
+    stream = opened.protocol.stream if opened.protocol is not None else None
+    if stream is None or stream.closed() or stream.socket.family == socket.AF_UNIX:
+        return None
+    return stream.socket
+
+
 def _send_at_once(opened: WebSocketClientConnection) -> None:
     # Small frames must not wait for the acknowledgement of the one before (Nagle).
-    assert opened.protocol is not None
-    stream = opened.protocol.stream
-    if stream is not None and stream.socket.family != socket.AF_UNIX:
-        stream.set_nodelay(True)
+    found = _socket_of(opened)
+    if found is not None:
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _set_cork(found: socket.socket, *, on: bool) -> bool:
+    """Hold or release small segments; False where the system has no such option (not Linux)."""
+    option = getattr(socket, "TCP_CORK", None)
+    if option is None:
+        return False
+    try:
+        found.setsockopt(socket.IPPROTO_TCP, option, int(on))
+    except OSError:  # closed meanwhile
+        return False
+    return True
 
 
 def _look_at(written: Awaitable[None]) -> None:
