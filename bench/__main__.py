@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from . import cell, memory
+from . import cell, interrupt, memory
 
 cell.main([])
 print()
 memory.main([])
+print()
+interrupt.main([])
