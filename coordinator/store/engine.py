@@ -199,7 +199,10 @@ class Store:
         engine = writer_engine(self.path)
         try:
             with engine.connect() as tx:
-                _grow_log(tx)
+                try:
+                    _grow_log(tx)
+                except sqlite3.Error:  # a full disk: slower commits, or errors of their own
+                    tx.connection.driver_connection.rollback()  # type: ignore[union-attr]
                 while (group := self._next_group()) is not None:
                     self._answer(self._commit(tx, group))
         finally:
@@ -334,6 +337,7 @@ def _grow_log(tx: Connection) -> None:
     longer waits for the file system's journal besides.
     """
     raw: Any = tx.connection.driver_connection
+    raw.execute("DROP TABLE IF EXISTS log_growth")  # of a start that was killed just here
     raw.execute("BEGIN IMMEDIATE")
     raw.execute("CREATE TABLE log_growth (filler BLOB)")
     raw.execute("INSERT INTO log_growth VALUES (zeroblob(?))", (_LOG_BYTES,))

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -144,6 +145,22 @@ async def test_a_caller_that_was_cancelled_does_not_stop_the_writer(store: Store
     gate.set()
     await waiting
     assert await store.run(add, "ben") == 2
+
+
+async def test_a_start_that_was_killed_while_the_log_grew_is_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "gridx.db"
+    first = Store(f"sqlite:///{path}")
+    await first.open()
+    await first.close()
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        raw.execute("CREATE TABLE log_growth (filler BLOB)")
+    second = Store(f"sqlite:///{path}")
+    await second.open()
+    assert await second.run(add, "ada") == 1
+    await second.close()
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        left = raw.execute("SELECT count(*) FROM sqlite_master WHERE name = 'log_growth'")
+        assert left.fetchone() == (0,)
 
 
 async def test_readers_cannot_write(store: Store) -> None:
