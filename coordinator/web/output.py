@@ -86,6 +86,7 @@ class AttemptOutput:
         self.job_id, self.attempt, self.worker_id = job_id, attempt, worker_id
         self.stored_end = stored_end
         self.is_in_log = stored_end > 0
+        self.claimed_us: int | None = None  # of an adopted attempt
         self.started_us: int | None = None
         self.timeout_s = MAX_TIMEOUT_S  # of the job, for the limit that a start sets
         self.is_resend_asked = False

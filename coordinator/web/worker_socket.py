@@ -159,6 +159,7 @@ class WorkerSocket(WebSocketHandler):
         for attempt in adoption.adopted:
             end = await context.outputs.stored_end(attempt.job_id, attempt.attempt)
             output = context.outputs.open(attempt.job_id, attempt.attempt, worker.worker_id, end)
+            output.claimed_us = attempt.claimed_us
             output.started_us = output.started_us or attempt.started_us
             output.is_start_recorded = attempt.started_us is not None
             ends.append(StoredEnd(job_id=attempt.job_id, attempt=attempt.attempt, offset=end))
@@ -287,7 +288,9 @@ class WorkerSocket(WebSocketHandler):
     def _take_started(self, link: WorkerLink, message: AttemptStarted) -> None:
         output = self._find_output(link, message.job_id, message.attempt)
         if output is not None and output.started_us is None:
-            output.started_us = link.heard_us
+            # Said again after an adoption: it started before this coordinator did. The claim is
+            # the last moment known of it, and no more is paid than the worker metered.
+            output.started_us = link.heard_us if output.claimed_us is None else output.claimed_us
             asyncio.get_running_loop().call_later(SHOW_STARTED_AFTER_S, self._show_started, output)
 
     def _show_started(self, output: AttemptOutput) -> None:

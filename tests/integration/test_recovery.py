@@ -18,6 +18,7 @@ from coordinator.services.audit import run_audit
 from coordinator.services.submit import make_order, submit
 from coordinator.settings import Settings
 from coordinator.store.engine import Store
+from gridx.clock import now_us, to_datetime
 from gridx.ids import new_job_id
 from gridx.protocol import (
     AttemptRef,
@@ -99,6 +100,37 @@ async def test_a_killed_coordinator_comes_back_and_the_output_goes_on_without_a_
     await back.leave()
     await program.kill()
     assert await _audit(tmp_path) == ()
+
+
+async def test_a_job_whose_coordinator_died_at_once_is_paid_from_before_the_death(
+    tmp_path: Path,
+) -> None:
+    program = CoordinatorProgram(tmp_path, *QUICK)
+    await program.start()
+    worker = WorkerByHand(program.ws_url)
+    await worker.connect()
+    job_id = new_job_id()
+    async with ScriptedClient(program.http_url) as client:
+        client.send(Submit(job=JobRequest(code="1", job_id=job_id)))
+        start = await worker.expect(StartAttempt)
+        worker.started(start)  # written about a second later, which this coordinator never sees
+        await program.kill()
+        killed_us = now_us()
+        await worker.leave()
+
+    await program.start()
+    back = WorkerByHand(program.ws_url, worker_id=worker.worker_id)
+    await back.connect(running=(AttemptRef(job_id=job_id, attempt=1),))
+    back.started(start)
+    async with ScriptedClient(program.http_url) as again:
+        again.send(Watch(job_id=job_id))
+        await again.expect(JobChanged)
+        back.finish(start, stream_bytes=0)
+        final = await again.final(job_id)
+    assert final.job.started_at is not None
+    assert final.job.started_at < to_datetime(killed_us)
+    await back.leave()
+    await program.kill()
 
 
 async def test_a_worker_that_never_returns_loses_its_job_after_the_grace(tmp_path: Path) -> None:
