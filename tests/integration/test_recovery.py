@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
@@ -49,6 +50,12 @@ async def _audit(data_dir: Path) -> tuple[str, ...]:
         return await store.read(run_audit)
     finally:
         await store.close()
+
+
+@pytest.fixture(autouse=True)
+async def _no_program_outlives_its_test() -> AsyncIterator[None]:
+    yield
+    await CoordinatorProgram.kill_what_is_left()
 
 
 async def test_a_killed_coordinator_comes_back_and_the_output_goes_on_without_a_gap(

@@ -9,13 +9,15 @@ import signal
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 PATIENCE_S = 30.0
 
 
 class CoordinatorProgram:
     """``python -m coordinator.main`` on free ports, which a second start takes again."""
+
+    started: ClassVar[list[CoordinatorProgram]] = []
 
     def __init__(self, data_dir: Path, *options: str, cwd: Path | None = None) -> None:
         self.data_dir, self._options, self._cwd = data_dir, options, cwd
@@ -51,6 +53,7 @@ class CoordinatorProgram:
             cwd=self._cwd,
         )
         self._reading = asyncio.get_running_loop().create_task(self._read_log())
+        self.started.append(self)
         assert self._process.stdout is not None
         async with asyncio.timeout(PATIENCE_S):
             line = (await self._process.stdout.readline()).decode().strip()
@@ -85,6 +88,14 @@ class CoordinatorProgram:
     async def kill(self) -> None:
         """End it as a power failure would."""
         await self.end(signal.SIGKILL)
+
+    @classmethod
+    async def kill_what_is_left(cls) -> None:
+        """End what a failed test has not come to end."""
+        left, cls.started[:] = cls.started[:], []
+        for program in left:
+            if program._process is not None and program._process.returncode is None:
+                await program.kill()
 
     def memory_bytes(self) -> int:
         """Return its resident memory."""
