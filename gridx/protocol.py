@@ -14,13 +14,13 @@ import msgspec
 from .credits import Rates
 from .errors import ErrorBody, ProtocolError
 from .resources import MIB, Capability, Load, Usage
-from .schemas import CellSpec, JobRequest, JobView
+from .schemas import BlobRef, CellSpec, JobRequest, JobView, Reason, SessionSpec
 from .states import Cause
 
-PROTOCOL = 1
-OLDEST_PROTOCOL = 1
+PROTOCOL = 2  # 2: blobs, files and sessions
+OLDEST_PROTOCOL = 2  # 2: blobs, files and sessions
 MAX_FRAME_BYTES = 16 * MIB
-MAX_PAYLOAD_BYTES = 15 * MIB  # inputs or a result inside one frame; larger things will be blobs
+MAX_PAYLOAD_BYTES = 15 * MIB  # inputs or a result inside one frame; larger things are blobs
 CLIENT_MSGPACK = "gridx.v1.msgpack"
 CLIENT_JSON = "gridx.v1.json"
 
@@ -68,6 +68,9 @@ class Hello(Message, frozen=True, kw_only=True, tag="hello"):
     capability: Capability
     running: tuple[AttemptRef, ...] = ()
     version: str = ""
+    public_key: str = ""  # Ed25519, base64; with it ``signed_at`` and ``signature``
+    signed_at: int = 0  # seconds since 1970 UTC
+    signature: str = ""  # over gridx.identity.hello_text(worker_id, user, signed_at)
 
 
 class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
@@ -101,7 +104,8 @@ class AttemptFinished(Message, frozen=True, kw_only=True, tag="attempt_finished"
 
     ``stream_bytes`` is the length of the whole output stream: the coordinator accepts the
     report when it has stored exactly that much. ``result`` is for the client alone
-    (gridx.codec.results) and is never opened by the coordinator.
+    (gridx.codec.results) and is never opened by the coordinator; a large one was put as
+    ``result_blobs`` before, and is their bytes in order.
     """
 
     job_id: str
@@ -112,6 +116,25 @@ class AttemptFinished(Message, frozen=True, kw_only=True, tag="attempt_finished"
     message: str = ""
     stream_bytes: int
     result: bytes | None = None
+    result_blobs: tuple[BlobRef, ...] = ()
+    usage: Usage
+
+
+class CallFinished(Message, frozen=True, kw_only=True, tag="call_finished"):
+    """A call of a session has ended and the session goes on. Resent until CallSettled.
+
+    ``stream_bytes`` is the length of the attempt's output stream at its end.
+    """
+
+    job_id: str
+    attempt: int
+    call: int
+    cause: Cause
+    exit_code: int | None = None
+    message: str = ""
+    stream_bytes: int
+    result: bytes | None = None
+    result_blobs: tuple[BlobRef, ...] = ()
     usage: Usage
 
 
@@ -130,7 +153,14 @@ class CapabilityChanged(Message, frozen=True, kw_only=True, tag="capability_chan
 
 
 FromWorker = (
-    Hello | Heartbeat | AttemptStarted | Output | AttemptFinished | HandBack | CapabilityChanged
+    Hello
+    | Heartbeat
+    | AttemptStarted
+    | Output
+    | AttemptFinished
+    | CallFinished
+    | HandBack
+    | CapabilityChanged
 )
 
 
@@ -165,7 +195,38 @@ class StartAttempt(Message, frozen=True, kw_only=True, tag="start_attempt"):
     user: str
     job: JobRequest
     cell: CellSpec | None = None
+    call_timeout_s: float | None = None  # of call 0 of a session; None: the job's own limit
     inputs: bytes = b""
+    blobs: tuple[BlobRef, ...] = ()  # what ``inputs`` and ``cell.files`` refer to: fetch them
+    session: SessionSpec | None = None  # keep the sandbox for StartCall after call 0
+
+
+class StartCall(Message, frozen=True, kw_only=True, tag="start_call"):
+    """Run this call in the sandbox of a session that has no other. Sent again it is the same."""
+
+    job_id: str
+    attempt: int
+    call: int
+    code: str
+    timeout_s: float
+    cell: CellSpec
+    inputs: bytes = b""
+    blobs: tuple[BlobRef, ...] = ()
+
+
+class InterruptCall(Message, frozen=True, kw_only=True, tag="interrupt_call"):
+    """Interrupt the call as a kernel is interrupted: the session lives on if it obeys in time."""
+
+    job_id: str
+    attempt: int
+    call: int
+
+
+class EndAttempt(Message, frozen=True, kw_only=True, tag="end_attempt"):
+    """Close the session: report AttemptFinished as completed. A call that runs is interrupted."""
+
+    job_id: str
+    attempt: int
 
 
 class StopAttempt(Message, frozen=True, kw_only=True, tag="stop_attempt"):
@@ -201,7 +262,27 @@ class Settled(Message, frozen=True, kw_only=True, tag="settled"):
     call: int = 0
 
 
-ToWorker = Welcome | Refused | StartAttempt | StopAttempt | OutputAck | OutputResend | Settled
+class CallSettled(Message, frozen=True, kw_only=True, tag="call_settled"):
+    """The report of a session's call is accepted and durable."""
+
+    job_id: str
+    attempt: int
+    call: int
+
+
+ToWorker = (
+    Welcome
+    | Refused
+    | StartAttempt
+    | StartCall
+    | InterruptCall
+    | EndAttempt
+    | StopAttempt
+    | OutputAck
+    | OutputResend
+    | Settled
+    | CallSettled
+)
 
 
 # --- client to coordinator ------------------------------------------------------------------
@@ -217,11 +298,46 @@ class ClientHello(Message, frozen=True, kw_only=True, tag="client_hello"):
 
 
 class Submit(Message, frozen=True, kw_only=True, tag="submit"):
-    """Submit and watch. ``job.job_id`` must be set: sent again it is the same job."""
+    """Submit and watch. ``job.job_id`` must be set: sent again it is the same job.
+
+    ``blobs`` are all that ``inputs`` and ``cell.files`` refer to; they were put before. With
+    ``session`` the cell is call 0 of a session, under its own limit ``call_timeout_s``.
+    """
 
     job: JobRequest
     cell: CellSpec | None = None
     inputs: bytes = b""
+    blobs: tuple[BlobRef, ...] = ()
+    session: SessionSpec | None = None
+    call_timeout_s: float | None = None
+
+
+class SubmitCall(Message, frozen=True, kw_only=True, tag="submit_call"):
+    """The next call of a session: ``call`` is one more than the last. Sent again it is the same.
+
+    Answered by CallChanged, or by Refused with the job's id.
+    """
+
+    job_id: str
+    call: int
+    code: str
+    timeout_s: float
+    cell: CellSpec
+    inputs: bytes = b""
+    blobs: tuple[BlobRef, ...] = ()
+
+
+class Interrupt(Message, frozen=True, kw_only=True, tag="interrupt"):
+    """Interrupt a call of a session; its end comes as CallChanged."""
+
+    job_id: str
+    call: int
+
+
+class EndSession(Message, frozen=True, kw_only=True, tag="end_session"):
+    """Close a session. Its end comes as JobChanged."""
+
+    job_id: str
 
 
 class Watch(Message, frozen=True, kw_only=True, tag="watch"):
@@ -243,7 +359,7 @@ class Cancel(Message, frozen=True, kw_only=True, tag="cancel"):
     job_id: str
 
 
-FromClient = ClientHello | Submit | Watch | Unwatch | Cancel
+FromClient = ClientHello | Submit | SubmitCall | Interrupt | EndSession | Watch | Unwatch | Cancel
 
 
 # --- coordinator to client ------------------------------------------------------------------
@@ -274,10 +390,29 @@ class JobChanged(Message, frozen=True, kw_only=True, tag="job_changed"):
     balance_ucr: int | None = None
     held_ucr: int | None = None
     result: bytes | None = None
+    result_blobs: tuple[BlobRef, ...] = ()  # instead of ``result``: its bytes in order
     end: Position | None = None
 
 
-ToClient = ClientWelcome | JobChanged | Output | Refused
+class CallChanged(Message, frozen=True, kw_only=True, tag="call_changed"):
+    """A call of a session: accepted, running, or ended. ``status`` as for jobs.
+
+    On a final status every byte of the call's output was sent before, as for JobChanged.
+    """
+
+    job_id: str
+    call: int
+    status: str
+    reason: Reason | None = None
+    exit_code: int | None = None
+    elapsed_s: float | None = None
+    cost_ucr: int = 0  # what this call cost, by the session's rate; the session pays all of it
+    result: bytes | None = None
+    result_blobs: tuple[BlobRef, ...] = ()
+    end: Position | None = None
+
+
+ToClient = ClientWelcome | JobChanged | CallChanged | Output | Refused
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ credits (6.0), times are ISO 8601 in UTC.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -45,6 +45,41 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     language: str = "python"
     limits: Limits = Limits()
     job_id: str | None = None
+    retries: Annotated[int, msgspec.Meta(ge=0, le=10)] | None = None  # on lost workers only
+
+
+class BlobRef(msgspec.Struct, frozen=True, kw_only=True):
+    """Names a blob: up to 8 MiB of raw bytes, by their digest (gridx.blobs).
+
+    Blobs belong to a user: the same bytes of another user are another blob.
+    """
+
+    digest: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]  # BLAKE3 of the raw bytes
+    size: Annotated[int, msgspec.Meta(ge=0, le=8 * MIB)]
+
+
+class FileSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that travels with a cell: ``data`` when it is small, else its blobs in order.
+
+    ``path`` is relative, with ``/`` between its parts, below the job's folder; a ``module`` lies
+    below a folder that is put on ``sys.path``.
+    """
+
+    path: Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
+    kind: Literal["work", "module"] = "work"
+    data: bytes = b""
+    blobs: tuple[BlobRef, ...] = ()
+
+
+class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What makes a job a session: a sandbox that is kept between the calls of one user.
+
+    The job's ``limits.timeout_s`` is how long the session may be open; each call has a time
+    limit of its own. It is charged while it is open and never retried.
+    """
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    idle_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 600.0  # it ends after so long unused
 
 
 class CellSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +90,9 @@ class CellSpec(msgspec.Struct, frozen=True, kw_only=True):
     inputs: tuple[str, ...] = ()  # captured data names, watched for changes in place
     out: tuple[str, ...] | None = None  # bring home only these; None: all of ``expected``
     cell_id: str = ""
+    files: tuple[FileSpec, ...] = ()  # laid out before the cell begins
+    fetch: tuple[str, ...] = ()  # patterns of files that come home with the result
+    prelude: str = ""  # lines run before the cell, in its namespace
 
 
 class Reason(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +110,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     user_id: str
     status: str
     language: str
-    kind: str  # "script" | "cell"
+    kind: str  # "script" | "cell" | "session"
     limits: Limits
     reserved: float  # credits held while the job lives
     cost: float  # credits charged so far

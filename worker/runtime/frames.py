@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from gridx.resources import MIB, Usage
+from gridx.schemas import FileSpec
 from gridx.states import Cause
 
 MAX_EVENTS_BYTES = 9 * MIB  # one Events frame
@@ -31,14 +32,23 @@ class Run(Frame, frozen=True, kw_only=True, tag="run"):
     expected: tuple[str, ...] = ()
     watched: tuple[str, ...] = ()  # captured data names, compared for changes in place
     out: tuple[str, ...] | None = None
-    max_result_bytes: int = MAX_RESULT_BYTES
+    max_result_bytes: int = MAX_RESULT_BYTES  # of all Result frames of the call together
+    keep: bool = False  # a session: answer with CallExited and wait for the next Run
+    inputs_dir: str = "/in"  # where the blobs lie, each under its digest
+    files: tuple[FileSpec, ...] = ()
+    fetch: tuple[str, ...] = ()
+    prelude: str = ""
+
+
+class Interrupt(Frame, frozen=True, kw_only=True, tag="interrupt"):
+    """Worker to supervisor: interrupt the call (SIGINT); kill it when it does not obey in time."""
 
 
 class Cancel(Frame, frozen=True, kw_only=True, tag="cancel"):
     """Worker to supervisor: kill the call and report what it used."""
 
 
-ToSupervisor = Run | Cancel
+ToSupervisor = Run | Interrupt | Cancel
 
 
 class Ready(Frame, frozen=True, kw_only=True, tag="ready"):
@@ -56,9 +66,19 @@ class Events(Frame, frozen=True, kw_only=True, tag="events"):
 
 
 class Result(Frame, frozen=True, kw_only=True, tag="result"):
-    """Supervisor to worker: gridx.codec.results of the call."""
+    """Supervisor to worker: the next piece of gridx.codec.results of the call, at most 8 MiB."""
 
     data: bytes
+
+
+class CallExited(Frame, frozen=True, kw_only=True, tag="call_exited"):
+    """Supervisor to worker: a call with ``keep`` has ended, and the sandbox waits for another."""
+
+    call: int
+    cause: Cause
+    exit_code: int | None = None
+    message: str = ""
+    usage: Usage
 
 
 class Exited(Frame, frozen=True, kw_only=True, tag="exited"):
@@ -70,7 +90,7 @@ class Exited(Frame, frozen=True, kw_only=True, tag="exited"):
     usage: Usage
 
 
-FromSupervisor = Ready | Events | Result | Exited
+FromSupervisor = Ready | Events | Result | CallExited | Exited
 
 _encoder = msgspec.msgpack.Encoder()
 from_supervisor: msgspec.msgpack.Decoder[FromSupervisor] = msgspec.msgpack.Decoder(FromSupervisor)
