@@ -25,6 +25,7 @@ from .errors import GridXError, ProtocolError, TransportError, from_body
 from .protocol import (
     CLIENT_MSGPACK,
     MAX_FRAME_BYTES,
+    CallChanged,
     ClientHello,
     ClientWelcome,
     JobChanged,
@@ -45,7 +46,7 @@ _PING_INTERVAL_S: Final = 20.0
 _CLOSE_TIMEOUT_S: Final = 1.0
 _FRAME_MARGIN_BYTES: Final = 64 * 1024  # what a frame's other fields may add to its payload
 
-FromCoordinator = JobChanged | Output | Refused
+FromCoordinator = JobChanged | CallChanged | Output | Refused
 
 
 def delay_s(tries: int) -> float:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 from tornado.websocket import WebSocketHandler
 
-from gridx.errors import AuthError, GridXError, ProtocolError
+from gridx.errors import AuthError, GridXError, NotFound, ProtocolError
 from gridx.ids import parse_job_id, parse_user_name
 from gridx.protocol import (
     CLIENT_JSON,
@@ -17,10 +17,13 @@ from gridx.protocol import (
     Cancel,
     ClientHello,
     ClientWelcome,
+    EndSession,
     FromClient,
+    Interrupt,
     Position,
     Refused,
     Submit,
+    SubmitCall,
     ToClient,
     Unwatch,
     Watch,
@@ -168,6 +171,8 @@ class ClientSocket(WebSocketHandler):
                 work = self._cancel(caller, message.job_id)
                 await self._in_flight.acquire()
                 self._context.spawn(self._answer(message.job_id, work))
+            case SubmitCall() | Interrupt() | EndSession():
+                self._refuse_job(message.job_id[:80], NotFound("There is no such session."))
             case ClientHello():
                 raise ProtocolError("A connection has one hello.")
             case _:

@@ -17,6 +17,7 @@ from gridx.protocol import (
     MAX_FRAME_BYTES,
     AttemptFinished,
     AttemptStarted,
+    CallFinished,
     CapabilityChanged,
     FromWorker,
     HandBack,
@@ -252,6 +253,9 @@ class WorkerSocket(WebSocketHandler):
                 self._take_started(link, message)
             case AttemptFinished():
                 context.spawn(self._answer(link, context.dispatcher.finish(link, message)))
+            case CallFinished():
+                # No session is open on any worker, so none can have ended a call.
+                self._find_output(link, message.job_id, message.attempt)
             case Heartbeat():
                 link.load = message.load
                 context.scheduler.note_load(link.worker.worker_id, message.load)
