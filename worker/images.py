@@ -67,7 +67,7 @@ SUITES: Final[Mapping[tuple[str, str], str]] = {
 # Never imported by a job, and a third of the files to compile: tests and C headers of the wheels.
 _LEFT_OUT: Final = re.compile(
     r"(^|/)__pycache__(/|$)"
-    r"|^(numpy|pandas|matplotlib|mpl_toolkits|pyarrow)/(.*/)?tests(/|$)"
+    r"|^(numpy|pandas|matplotlib|mpl_toolkits|pyarrow|scipy|sklearn|sympy|mpmath)/(.*/)?tests(/|$)"
     r"|^pyarrow/(include|src)(/|$)"
     r"|^bin(/|$)"
 )
