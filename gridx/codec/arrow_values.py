@@ -108,7 +108,7 @@ def _buffers(encoder: Encoder, array: Any) -> list[Any]:
         children = [array.field(i) for i in range(array.type.num_fields)]
     elif types.is_nested(array.type):
         children = [array.values]
-    blobs = [None if buffer is None else encoder.blob(buffer.to_pybytes()) for buffer in own]
+    blobs = [None if buffer is None else encoder.blob(buffer) for buffer in own]
     return [len(array), blobs, [_buffers(encoder, child) for child in children]]
 
 
@@ -179,10 +179,8 @@ def _rebuild(decoder: Decoder, kind: Any, node: Any) -> Any:
         # No byte stands for an element, so nothing else bounds their number.
         decoder.check(length <= decoder.limits.nodes, "arrow buffers")
     children = [_rebuild(decoder, k, n) for k, n in zip(inner, node[2], strict=True)]
-    # A copy of each: aligned, and nobody else writes to it.
-    buffers = [
-        None if blob is None else pyarrow.py_buffer(bytes(decoder.raw(blob))) for blob in node[1]
-    ]
+    # Of its own: aligned, and nobody else writes to it.
+    buffers = [None if blob is None else pyarrow.py_buffer(decoder.own(blob)) for blob in node[1]]
     needs_all = length > 0 and not types.is_null(kind)
     decoder.check(not needs_all or all(b is not None for b in buffers[1:]), "arrow buffers")
     return pyarrow.Array.from_buffers(kind, length, buffers, children=children or None)

@@ -26,6 +26,8 @@ from .opaque import Opaque
 
 _IN_PLACE: Final = frozenset({list, dict, set, bytearray})
 _PENDING: Final = object()
+# A smaller part of a message is copied, so that it does not keep all of the message alive.
+_ADOPTED_BYTES: Final = 1 << 20
 
 Rule = Callable[["Decoder", list[Any], int], Any]
 
@@ -92,6 +94,7 @@ class Decoder:
         """How many values of the message stay closed."""
         self.memo: list[Any] = []
         self._nodes = 0
+        self._adopted: set[int] = set()
         self.plans: dict[tuple[Any, ...], user_values.Plan] = {}
         """How to make instances of a class, by its key and the names of its fields."""
         self._user_types = frozenset(cls for cls in classes.values() if isinstance(cls, type))
@@ -192,6 +195,18 @@ class Decoder:
             return memoryview(node)
         self.check(type(node) is list and len(node) == 2 and node[0] == tags.BLOB, "blob")
         return self.blobs[self.integer(node[1], 0, len(self.blobs) - 1)]
+
+    def own(self, node: Any) -> memoryview | bytearray:
+        """Return the bytes of ``node`` in memory that nothing else refers to, writable.
+
+        A large blob of a writable message is that memory itself; each only once, or the contents
+        of a checked value could be changed through another.
+        """
+        raw = self.raw(node)
+        if len(raw) < _ADOPTED_BYTES or raw.readonly or node[1] in self._adopted:
+            return bytearray(raw)
+        self._adopted.add(node[1])
+        return raw
 
     def time_zone(self, node: Any) -> dt.tzinfo | None:
         """Return the tzinfo of ``node``."""

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
+import msgspec
+
 from . import (
     arrow_values,
     column_values,
@@ -57,6 +59,7 @@ class Encoder:
         self.blobs: list[Any] = []
         self.opaque_count = 0
         """How many values have travelled closed so far."""
+        self._closes = True
         self._inputs = {number: [name] for number, name in (inputs or {}).items()}
         self._inputs |= code or {}
         self._memo: dict[int, int] = {}
@@ -90,6 +93,24 @@ class Encoder:
         if id(value) in self._inputs:
             return [tags.INPUT, *self._inputs[id(value)]]
         return self._compound(value, cls, depth)
+
+    def open_node(self, value: Any, most_bytes: int) -> Any:
+        """Return the node of ``value``; None where it would be closed or above ``most_bytes``."""
+        marked, blobs = len(self._marked), len(self.blobs)
+        self._closes = False
+        try:
+            node = self.node(value)
+            size_bytes = sum(memoryview(blob).nbytes for blob in self.blobs[blobs:])
+            if size_bytes <= most_bytes:
+                size_bytes += len(msgspec.msgpack.encode(node))
+        except Unsupported:
+            size_bytes = most_bytes + 1
+        finally:
+            self._closes = True
+        if size_bytes > most_bytes:
+            self.forget(marked, blobs)
+            return None
+        return node
 
     def blob(self, data: Any) -> list[Any]:
         """Return the node of ``data``, bytes or a contiguous buffer, as a blob."""
@@ -138,6 +159,8 @@ class Encoder:
 
     def opaque(self, value: object) -> list[Any]:
         """Return the node of a value that travels closed."""
+        if not self._closes:
+            raise Unsupported("a closed value")
         self.opaque_count += 1
         node = [tags.OPAQUE, _type_name(value), *self._pickled(value)]
         self.mark(value)
@@ -269,7 +292,7 @@ def _deque(encoder: Encoder, value: Any, depth: int) -> list[Any]:
 
 def _bytearray(encoder: Encoder, value: bytearray, depth: int) -> list[Any]:
     encoder.mark(value)
-    return [tags.BYTEARRAY, encoder.blob(bytes(value))]
+    return [tags.BYTEARRAY, encoder.blob(value)]
 
 
 _RULES: Final[dict[type, Rule]] = {

@@ -1,9 +1,14 @@
-"""The outer form of a message: magic, head, blobs; and the scan that bounds it before parsing."""
+"""The outer form of a message: magic, head, blobs; and the scan that bounds it before parsing.
+
+A blob of ``_ALIGNED_BYTES`` or more begins at a multiple of ``_ALIGNMENT``, so that an array can
+live in the message itself.
+"""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -13,6 +18,9 @@ from .failures import CodecError
 from .limits import Limits
 
 _PREFIX: Final = struct.Struct("<4sQ")
+_ALIGNMENT: Final = 64
+_ALIGNED_BYTES: Final = 4_096
+_BLOCK_BYTES: Final = 8 << 20
 # Levels of MessagePack for one level of containers: pandas and Arrow nodes nest a few lists.
 _LEVELS_PER_DEPTH: Final = 3
 _FIXED: Final = {
@@ -23,11 +31,57 @@ _SIZED: Final = {0xC4: 1, 0xD9: 1, 0xC5: 2, 0xDA: 2, 0xC6: 4, 0xDB: 4}
 _ARRAYS: Final = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
 
 
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """A message in the buffers that it was made of: large ones are the user's own memory."""
+
+    buffers: tuple[bytes | memoryview, ...]
+    size_bytes: int
+
+    def join(self) -> bytes:
+        """Return the message as one string: a second copy of all of it."""
+        return b"".join(self.buffers)
+
+    def blocks(self, max_bytes: int = _BLOCK_BYTES) -> Iterator[bytes | memoryview]:
+        """Yield the message in blocks of ``max_bytes``, the last one shorter.
+
+        A block that lies in one buffer is a view of it; only one across buffers is a copy.
+        """
+        gathered: list[memoryview] = []
+        missing = max_bytes
+        for buffer in self.buffers:
+            view = memoryview(buffer)
+            while view:
+                part, view = view[:missing], view[missing:]
+                gathered.append(part)
+                missing -= len(part)
+                if not missing:
+                    yield gathered[0] if len(gathered) == 1 else b"".join(gathered)
+                    gathered, missing = [], max_bytes
+        if gathered:
+            yield gathered[0] if len(gathered) == 1 else b"".join(gathered)
+
+
 def join(magic: bytes, root: Any, blobs: Sequence[bytes | memoryview]) -> bytes:
     """Return the message of ``root`` and ``blobs``."""
+    return pieces(magic, root, blobs).join()
+
+
+def pieces(magic: bytes, root: Any, blobs: Sequence[bytes | memoryview]) -> Pieces:
+    """Return the message of ``root`` and ``blobs`` without copying the blobs."""
     views = [memoryview(blob).cast("B") for blob in blobs]
     head = msgspec.msgpack.encode([tags.VERSION, root, [len(view) for view in views]])
-    return b"".join([_PREFIX.pack(magic, len(head)), head, *views])
+    buffers: list[bytes | memoryview] = [_PREFIX.pack(magic, len(head)), head]
+    at = _PREFIX.size + len(head)
+    for view in views:
+        gap = _gap(at, len(view))
+        buffers += [bytes(gap), view] if gap else [view]
+        at += gap + len(view)
+    return Pieces(tuple(buffers), at)
+
+
+def _gap(at: int, size_bytes: int) -> int:
+    return -at % _ALIGNMENT if size_bytes >= _ALIGNED_BYTES else 0
 
 
 def split(
@@ -57,17 +111,21 @@ def split(
         raise CodecError("The head of the result is malformed.") from None
     if not (type(message) is list and len(message) == 3 and message[0] == tags.VERSION):
         raise CodecError("The result has another version.")
-    return message[1], _blobs(message[2], view[body:])
+    return message[1], _blobs(message[2], view, body)
 
 
-def _blobs(sizes: Any, view: memoryview) -> list[memoryview]:
-    is_list = type(sizes) is list and all(type(n) is int and n >= 0 for n in sizes)
-    if not is_list or sum(sizes) != len(view):
+def _blobs(sizes: Any, view: memoryview, at: int) -> list[memoryview]:
+    if type(sizes) is not list:
         raise CodecError("The sizes in the result do not add up.")
-    blobs, at = [], 0
+    blobs = []
     for size in sizes:
+        if type(size) is not int or not 0 <= size <= len(view):
+            raise CodecError("The sizes in the result do not add up.")
+        at += _gap(at, size)
         blobs.append(view[at : at + size])
         at += size
+    if at != len(view):
+        raise CodecError("The sizes in the result do not add up.")
     return blobs
 
 

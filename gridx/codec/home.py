@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import re
 import types
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,11 @@ _BUILTINS: Final = frozenset(dir(builtins))
 _CODE: Final = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
 _MISSING: Final = object()
 _MAX_NAMES: Final = 10_000
+# No drive, no backslash, nothing that a terminal or a shell acts on; dots are looked at below.
+_PATH_PART: Final = re.compile(
+    r"[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069/\\\\:*?\"<>|]{1,255}\Z"
+)
+_MAX_PATH_CHARS: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +49,10 @@ class Applied:
     values: dict[str, Any]
     """Everything that was decoded, the refused values too."""
     warnings: tuple[str, ...]
+    files: tuple[tuple[str, memoryview], ...] = ()
+    """Files that came home: a relative path below the job's folder, and the contents."""
+    last: Any = None
+    """The value of the cell's last expression; None when there is none or it stayed there."""
 
 
 def apply_result(
@@ -61,7 +71,8 @@ def apply_result(
     """Apply the result ``data`` of a cell to the notebook's ``namespace``.
 
     Args:
-        data: what ``encode_result`` made, or what somebody hostile made.
+        data: what ``result_pieces`` made, or what somebody hostile made. A bytearray becomes the
+            memory of large arrays, and is not the caller's any more; bytes are copied.
         namespace: the notebook's own dict.
         expected: the only names that may be touched.
         cell_source: the body of the cell; its definitions are made again from it.
@@ -148,6 +159,8 @@ class _Message:
     deleted: list[str]
     defined: dict[str, int]
     unexpected: list[str]
+    files: list[tuple[str, Any]]
+    last: tuple[int, Any] | None
     blobs: list[memoryview]
     limits: Limits
 
@@ -161,6 +174,8 @@ class _Message:
                 list() as deleted,
                 list() as defined,
                 list() as unexpected,
+                list() as files,
+                (list() | None) as last,
             ]:
                 return cls(
                     [(_name(n), _number(at), node) for n, at, node in map(_triple, entries)],
@@ -168,6 +183,8 @@ class _Message:
                     [_name(name) for name in deleted],
                     {_name(name): _number(line) for name, line in map(_pair, defined)},
                     [_name(name) for name in unexpected[:_MAX_NAMES]],
+                    _files(files),
+                    None if last is None else _numbered(last),
                     blobs,
                     limits,
                 )
@@ -185,6 +202,26 @@ def _pair(item: Any) -> tuple[Any, Any]:
     if type(item) is not list or len(item) != 2:
         raise CodecError("The result is malformed (pair).")
     return item[0], item[1]
+
+
+def _numbered(item: Any) -> tuple[int, Any]:
+    number, node = _pair(item)
+    return _number(number), node
+
+
+def _files(items: list[Any]) -> list[tuple[str, Any]]:
+    files = [(_path(path), node) for path, node in map(_pair, items)]
+    if len({path.casefold() for path, _ in files}) != len(files):
+        raise CodecError("The result is malformed (one file twice).")
+    return files
+
+
+def _path(item: Any) -> str:
+    """Return a path that stays in the folder it is taken relative to, on every system."""
+    parts = item.split("/") if type(item) is str and len(item) <= _MAX_PATH_CHARS else [""]
+    if not all(_PATH_PART.match(part) and part == part.strip().rstrip(".") for part in parts):
+        raise CodecError("The result is malformed (path of a file).")
+    return str(item)
 
 
 def _name(item: Any) -> str:
@@ -207,6 +244,8 @@ class _Decoded:
     lost: list[str] = field(default_factory=list)
     """A sentence for each entry whose library is not installed here."""
     notes: list[str] = field(default_factory=list)
+    last: Any = None
+    files: list[tuple[str, memoryview]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -281,6 +320,14 @@ class _Homecoming:
             except LibraryMissing as exc:
                 decoded.values[name] = decoder.missing(exc)
                 decoded.lost.append(f"{name} needs {exc.library}, which is not installed here.")
+        if message.last is not None:
+            start, node = message.last
+            decoder.begin_at(start, after_loss=bool(decoded.lost))
+            try:
+                decoded.last = decoder.guarded(node)
+            except LibraryMissing:
+                pass
+        decoded.files = [(path, decoder.raw(node)) for path, node in message.files]
         decoded.updates = decoder.updates
         decoded.unresolved = bool(decoder.unresolved)
         return decoded
@@ -337,6 +384,8 @@ class _Homecoming:
             unexpected=tuple(self._message.unexpected),
             values=decoded.values,
             warnings=tuple(warnings),
+            files=tuple(decoded.files),
+            last=decoded.last,
         )
 
     def _delete(self) -> list[str]:

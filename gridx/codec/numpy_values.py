@@ -80,7 +80,7 @@ def has_same_form(old: Any, made: Any) -> bool:
 
 
 def decode_array(decoder: Decoder, node: list[Any], depth: int) -> Any:
-    """Return the array of ``node``; a copy of its own, writable."""
+    """Return the array of ``node``, writable; its memory is a copy, or its part of the message."""
     numpy = load("numpy")
     decoder.check(len(node) == 4 and node[0] == tags.ARRAY, "array")
     if node[1] == _OBJECT:
@@ -91,7 +91,7 @@ def decode_array(decoder: Decoder, node: list[Any], depth: int) -> Any:
     decoder.check(len(raw) == size, "an array that is not as long as its shape says")
     if size == 0:
         return decoder.place(numpy.zeros(shape, dtype))
-    array = numpy.frombuffer(raw, numpy.uint8).copy().view(dtype).reshape(shape)
+    array = numpy.frombuffer(decoder.own(node[3]), numpy.uint8).view(dtype).reshape(shape)
     _check_contents(decoder, array)
     return decoder.place(array)
 

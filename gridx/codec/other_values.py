@@ -150,7 +150,7 @@ def _decode_tensor(decoder: Decoder, node: list[Any], depth: int) -> Any:
     if count == 0:
         made = torch.empty(node[2], dtype=dtype)
     else:
-        flat = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
+        flat = torch.frombuffer(decoder.own(node[4]), dtype=torch.uint8)
         if node[1] == "bool":
             decoder.check(not bytes(raw).strip(b"\0\1"), "tensor")
         made = flat.view(dtype).reshape(node[2])

@@ -3,29 +3,40 @@
 ``encode_result`` runs in the container and compares the namespace with a snapshot; ``apply_result``
 runs on the user's machine, decodes everything first and then applies it in one step.
 
-The root of a message is ``[entries, updates, deleted, defined, unexpected]``:
+The root of a message is ``[entries, updates, deleted, defined, unexpected, files, last]``:
 
     entries     [name, length of the memo before it, node] for each rebound or changed name
     updates     [number in the memo, name] for each object that was changed in place
     deleted     names
     defined     [name, line] for names bound to code by a definition of the cell
     unexpected  names that were bound but not expected, without their values
+    files       [relative path, bytes] for each file to bring home
+    last        [length of the memo before it, node] of the last expression's value, or nil
 """
 
 from __future__ import annotations
 
 import types
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from ..ship import replay
 from . import tags
 from .encode import Encoder
-from .framing import join
+from .framing import Pieces as ResultPieces
+from .framing import pieces
 from .home import Applied, apply_result
 from .snapshot import Snapshot, digests, snapshot
 
-__all__ = ["Applied", "Snapshot", "apply_result", "encode_result", "snapshot"]
+__all__ = [
+    "Applied",
+    "ResultPieces",
+    "Snapshot",
+    "apply_result",
+    "encode_result",
+    "result_pieces",
+    "snapshot",
+]
 
 _CODE: Final = (
     type,
@@ -38,6 +49,8 @@ _SHELL_NAMES: Final = frozenset(
     {"In", "Out", "exit", "quit", "get_ipython", "open", "display", "__gridx_load__"}
 )
 _MAX_UNEXPECTED: Final = 1_000
+# What the notebook shows is shown already; its value is worth this much and no more.
+_MAX_LAST_BYTES: Final = 1 << 20
 
 
 def encode_result(
@@ -47,15 +60,32 @@ def encode_result(
     expected: Collection[str] | None,
     cell: str,
 ) -> bytes:
+    """Return ``result_pieces`` as one string, for results that are small."""
+    return result_pieces(before, after, expected=expected, cell=cell).join()
+
+
+def result_pieces(
+    before: Snapshot,
+    after: Mapping[str, Any],
+    *,
+    expected: Collection[str] | None,
+    cell: str,
+    files: Sequence[tuple[str, bytes | bytearray | memoryview]] = (),
+    last: object = None,
+) -> ResultPieces:
     """Return what a cell did to its namespace, as one message for ``apply_result``.
 
-    A value that cannot be encoded travels closed; one is never the failure of all.
+    A value that cannot be encoded travels closed; one is never the failure of all. The pieces
+    are views of the values: nothing may change these before they are sent.
 
     Args:
         before: the namespace before the cell.
         after: the namespace now; also after the cell raised.
         expected: names whose values are sent; None sends all.
         cell: the source of the cell, which tells what the user's side makes again by itself.
+        files: relative path and contents of each file to bring home.
+        last: the value of the cell's last expression. It is sent when it is one of the values
+            anyway, or small and open.
     """
     changes = _Changes(before, after, expected, replay.statements(cell))
     inputs = {**changes.unchanged_inputs, id(after): tags.NAMESPACE}
@@ -74,8 +104,16 @@ def encode_result(
         number = encoder.memo_index(after[name])
         if number is not None:
             updates.append([number, name])
-    root = [entries, updates, changes.deleted, changes.defined, changes.unexpected]
-    return join(tags.RESULT_MAGIC, root, encoder.blobs)
+    shown = None if last is None else _last(encoder, last)
+    sent = [[path, encoder.blob(data)] for path, data in files]
+    root = [entries, updates, changes.deleted, changes.defined, changes.unexpected, sent, shown]
+    return pieces(tags.RESULT_MAGIC, root, encoder.blobs)
+
+
+def _last(encoder: Encoder, value: object) -> list[Any] | None:
+    start = encoder.memo_length
+    node = encoder.open_node(value, _MAX_LAST_BYTES)
+    return None if node is None else [start, node]
 
 
 class _Changes:

@@ -6,8 +6,8 @@ import re
 from typing import Any, Final
 
 VERSION: Final = 1
-VALUE_MAGIC: Final = b"GXV1"
-RESULT_MAGIC: Final = b"GXR1"
+VALUE_MAGIC: Final = b"GXV2"
+RESULT_MAGIC: Final = b"GXR2"
 
 # Containers; numbered in the memo.
 LIST: Final = 0

@@ -364,7 +364,7 @@ def test_other_versions_are_refused() -> None:
     with pytest.raises(CodecError, match="not a result"):
         decode(b"PK\x03\x04" + bytes(30))
     with pytest.raises(CodecError, match="cut off"):
-        decode(b"GXV1")
+        decode(b"GXV2")
 
 
 def test_every_sample_that_is_cut_off_anywhere_is_refused() -> None:
@@ -380,7 +380,9 @@ def test_an_input_is_found_by_name_among_what_was_sent_alone() -> None:
     encoder = Encoder(inputs={id(sent): "v"})
     node = encoder.node({"held": sent})
     data = join(
-        RESULT_MAGIC, [[["r", 0, node], ["s", 1, [tags.INPUT, "secret"]]], [], [], [], []], []
+        RESULT_MAGIC,
+        [[["r", 0, node], ["s", 1, [tags.INPUT, "secret"]]], [], [], [], [], [], None],
+        [],
     )
     namespace: dict[str, Any] = {"v": sent, "secret": "mine"}
     apply_result(data, namespace, expected={"v", "r", "s"}, cell_source="")

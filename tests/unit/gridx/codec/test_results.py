@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import msgspec
@@ -11,7 +12,13 @@ import pytest
 from gridx.codec import CodecError, Opaque
 from gridx.codec.encode import Encoder
 from gridx.codec.framing import join
-from gridx.codec.results import Applied, apply_result, encode_result, snapshot
+from gridx.codec.results import (
+    Applied,
+    apply_result,
+    encode_result,
+    result_pieces,
+    snapshot,
+)
 from gridx.codec.tags import RESULT_MAGIC, VALUE_MAGIC
 from gridx.ship.capture import capture
 
@@ -356,15 +363,21 @@ def test_a_malformed_result_leaves_the_notebook_untouched(grid: Grid) -> None:
     [
         None,
         [],
-        [[], [], [], []],
-        [[["x y", 0, 1]], [], [], [], []],
-        [[["x", 5, 1]], [], [], [], []],
-        [[["x", -1, 1]], [], [], [], []],
-        [[["x", 0, [14, 0]]], [], [], [], []],
-        [[], [[0]], [], [], []],
-        [[], [], [5], [], []],
-        [[], [], [], [["f", "line"]], []],
-        [[["x", 10**9, 1]], [], [], [], []],
+        [[], [], [], [], [], []],
+        [[["x y", 0, 1]], [], [], [], [], [], None],
+        [[["x", 5, 1]], [], [], [], [], [], None],
+        [[["x", -1, 1]], [], [], [], [], [], None],
+        [[["x", 0, [14, 0]]], [], [], [], [], [], None],
+        [[], [[0]], [], [], [], [], None],
+        [[], [], [5], [], [], [], None],
+        [[], [], [], [["f", "line"]], [], [], None],
+        [[["x", 10**9, 1]], [], [], [], [], [], None],
+        [[], [], [], [], [], [], 5],
+        [[], [], [], [], [], [], [0]],
+        [[], [], [], [], [], [], [3, 1]],
+        [[], [], [], [], [], [["a"]], None],
+        [[], [], [], [], [], [["a", "text"]], None],
+        [[], [], [], [], [], [["a", [15, 9]]], None],
     ],
 )
 def test_a_result_of_another_form_is_refused(root: Any) -> None:
@@ -375,6 +388,115 @@ def test_a_result_of_another_form_is_refused(root: Any) -> None:
     assert namespace == {"x": 0}
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/passwd", "..", "../x", "a/../../x", "a//b", "", ".", "./a", "a/", "C:\\x", "c:x",
+        "a\\b", "a\0b", "a\nb", "\x1b[31m", "\u202egnp.exe", " a", "a ", "a.", "x" * 300, "a*", 5,
+    ],
+)  # fmt: skip
+def test_a_file_whose_path_leaves_the_folder_spoils_the_message(path: Any) -> None:
+    namespace: dict[str, Any] = {}
+    root = [[["x", 0, 1]], [], [], [], [], [[path, b"1"]], None]
+    with pytest.raises(CodecError, match="path of a file"):
+        apply_result(join(RESULT_MAGIC, root, []), namespace, expected={"x"}, cell_source="x = 1")
+    assert namespace == {}
+
+
+def test_two_files_of_one_path_spoil_the_message() -> None:
+    root = [[], [], [], [], [], [["a/B", b"1"], ["a/b", b"2"]], None]
+    with pytest.raises(CodecError, match="one file twice"):
+        apply_result(join(RESULT_MAGIC, root, []), {}, expected=(), cell_source="")
+
+
+def _pieces(after: dict[str, Any], **options: Any) -> Any:
+    return result_pieces(snapshot({}, ()), after, expected=None, cell="", **options)
+
+
+def test_files_come_home_beside_the_values() -> None:
+    large = bytes(range(256)) * 100
+    made = _pieces({"x": 1}, files=[("out/.model.txt", b"abc"), ("b.bin", memoryview(large))])
+    applied = apply_result(made.join(), {}, expected={"x"}, cell_source="x = 1")
+    assert [(path, bytes(data)) for path, data in applied.files] == [
+        ("out/.model.txt", b"abc"),
+        ("b.bin", large),
+    ]
+
+
+def test_a_message_in_blocks_is_the_message() -> None:
+    rng = np.random.default_rng(3)
+    after = {"a": rng.random(40_000), "b": rng.random(3), "t": "x" * 5_000, "c": bytes(70_000)}
+    made = _pieces(after)
+    whole = made.join()
+    assert made.size_bytes == len(whole)
+    for size in (4_096, 65_536, 70_001, 10**7):
+        blocks = list(made.blocks(size))
+        assert {len(block) for block in blocks[:-1]} <= {size}
+        assert b"".join(blocks) == whole
+
+
+def test_a_block_inside_an_array_is_the_arrays_own_memory() -> None:
+    array = np.zeros(1_000_000)
+    blocks = [b for b in _pieces({"a": array}).blocks(65_536) if isinstance(b, memoryview)]
+    array[:] = 1.0
+    assert len(blocks) > 100
+    assert bytes(blocks[5]) == np.ones(8_192).tobytes()
+
+
+def test_a_large_array_lives_in_the_message_that_it_came_in() -> None:
+    data = bytearray(_pieces({"a": np.arange(400_000), "s": np.arange(9)}).join())
+    names: dict[str, Any] = {}
+    apply_result(data, names, expected={"a", "s"}, cell_source="")
+    assert np.shares_memory(names["a"], np.frombuffer(data, "u1"))
+    assert not np.shares_memory(names["s"], np.frombuffer(data, "u1"))
+    names["a"][5] = 7
+    assert names["a"].flags.writeable
+    assert names["a"].flags.aligned
+    again: dict[str, Any] = {}
+    apply_result(bytes(data), again, expected={"a"}, cell_source="")
+    assert again["a"][5] == 7
+    again["a"][5] = 8
+
+
+def test_two_values_that_claim_one_part_of_the_message_do_not_share_it() -> None:
+    encoder = Encoder()
+    first = encoder.node(np.zeros(200_000))
+    root = [[["a", 0, first], ["b", 1, list(first)]], [], [], [], [], [], None]
+    data = bytearray(join(RESULT_MAGIC, root, encoder.blobs))
+    names: dict[str, Any] = {}
+    apply_result(data, names, expected={"a", "b"}, cell_source="")
+    names["a"][0] = 1
+    assert names["b"][0] == 0
+
+
+def test_the_last_value_comes_home_when_it_is_small_or_bound_anyway() -> None:
+    big = np.zeros(1_000_000)
+    names: dict[str, Any] = {}
+    assert apply_result(_pieces({}, last=[1, 2]).join(), {}, expected=(), cell_source="").last == [
+        1,
+        2,
+    ]
+    applied = apply_result(
+        _pieces({"big": big}, last=big).join(), names, expected={"big"}, cell_source=""
+    )
+    assert applied.last is names["big"]
+    for kept_there in (big, [threading.Lock()], {"deep": [ValueError("closed")]}, None):
+        made = _pieces({"x": [1]}, last=kept_there)
+        applied = apply_result(made.join(), {}, expected={"x"}, cell_source="")
+        assert applied.last is None
+        assert applied.bound == ("x",)
+        assert made.size_bytes < 200
+
+
+def test_a_last_value_that_is_an_input_is_the_notebooks_own() -> None:
+    namespace: dict[str, Any] = {"v": [1, 2]}
+    made = result_pieces(
+        snapshot(namespace, ["v"]), namespace, expected={"v"}, cell="v", last=namespace["v"]
+    )
+    here: dict[str, Any] = {"v": [1, 2]}
+    assert apply_result(made.join(), here, expected={"v"}, cell_source="v").last is here["v"]
+
+
 def test_a_value_is_not_taken_for_a_result() -> None:
     with pytest.raises(CodecError, match="not a result"):
         apply_result(join(VALUE_MAGIC, 1, []), {}, expected=set(), cell_source="")
@@ -383,7 +505,7 @@ def test_a_value_is_not_taken_for_a_result() -> None:
 def test_an_update_of_another_type_binds_and_does_not_write_into_the_old_object() -> None:
     encoder = Encoder()
     node = encoder.node({"a": 1})
-    data = join(RESULT_MAGIC, [[["v", 0, node]], [[0, "v"]], [], [], []], encoder.blobs)
+    data = join(RESULT_MAGIC, [[["v", 0, node]], [[0, "v"]], [], [], [], [], None], encoder.blobs)
     old = [1]
     namespace: dict[str, Any] = {"v": old}
     applied = apply_result(data, namespace, expected={"v"}, cell_source="v = {}")
