@@ -18,7 +18,7 @@ from .schemas import BlobRef, CellSpec, JobRequest, JobView, Reason, SessionSpec
 from .states import Cause
 
 PROTOCOL = 2  # 2: blobs, files and sessions
-OLDEST_PROTOCOL = 2  # 2: blobs, files and sessions
+OLDEST_PROTOCOL = 1  # what the coordinator still serves: its neighbour's release
 MAX_FRAME_BYTES = 16 * MIB
 MAX_PAYLOAD_BYTES = 15 * MIB  # inputs or a result inside one frame; larger things are blobs
 CLIENT_MSGPACK = "gridx.v1.msgpack"

@@ -4,7 +4,7 @@ Amounts are whole micro-credits (``_ucr``), times whole microseconds since 1970 
 JSON is for what is only carried (specs, usage), never for what is queried. The database keeps
 the invariants too: no negative balance, one hold a job, one live attempt a job.
 
-Blobs, invites, replicas and an admin's audit trail get their tables with the features that use
+Invites, replicas and an admin's audit trail get their tables with the features that use
 them; nothing here is empty on purpose.
 """
 
@@ -19,6 +19,7 @@ from sqlalchemy import (
     Column,
     Float,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -213,6 +214,33 @@ Index("uq_attempts_live", attempts.c.job_id, unique=True, **_where(IS_LIVE))
 Index("ix_attempts_worker_live", attempts.c.worker_id, **_where(IS_LIVE))
 Index("ix_attempts_lease_live", attempts.c.lease_us, **_where(IS_LIVE))
 Index("ix_attempts_due_live", attempts.c.due_us, **_where(IS_LIVE))
+
+blobs = Table(
+    "blobs",
+    metadata,
+    # The owner is part of the name: whether anybody else has the same bytes nobody can tell.
+    Column("owner_id", Id, ForeignKey("users.id"), primary_key=True),
+    Column("digest", LargeBinary(32), primary_key=True),  # BLAKE3 of the raw bytes
+    Column("size_bytes", BigInteger, nullable=False),  # raw
+    Column("stored_bytes", BigInteger, nullable=False),  # on disk, maybe compressed
+    _us("created_us"),
+    _us("touched_us"),  # when it was last put, or last of use to a job
+    CheckConstraint("size_bytes >= 0 AND stored_bytes >= 0", name="size"),
+)
+
+blob_refs = Table(
+    "blob_refs",
+    metadata,
+    Column("job_id", Id, ForeignKey("jobs.id"), primary_key=True),
+    Column("call", Integer, primary_key=True, server_default="0"),
+    Column("role", String(8), primary_key=True),
+    Column("place", Integer, primary_key=True),  # a result is its blobs in order, maybe one twice
+    Column("owner_id", Id, nullable=False),
+    Column("digest", LargeBinary(32), nullable=False),
+    ForeignKeyConstraint(["owner_id", "digest"], ["blobs.owner_id", "blobs.digest"]),
+    CheckConstraint("role IN ('inputs', 'result')", name="role"),
+    Index("ix_blob_refs_owner_id_digest", "owner_id", "digest"),
+)
 
 streams = Table(
     "streams",

@@ -335,12 +335,13 @@ async def test_an_older_database_is_copied_before_it_is_changed(
     await store.run(submit, policy, order("ada"), 0.0)
     await store.close()
     changed: list[str] = []
-    monkeypatch.setattr(schema, "HEAD", "0002")
+    before = schema.HEAD
+    monkeypatch.setattr(schema, "HEAD", "9998")
     monkeypatch.setattr(schema, "migrate", lambda engine, revision: changed.append(revision))
     await (store := Store(policy.database_url)).open()
     await store.close()
-    assert changed == ["0002"]
-    copy = policy.data_dir / "gridx-schema-0001.db"
+    assert changed == ["9998"]
+    copy = policy.data_dir / f"gridx-schema-{before}.db"
     engine = writer_engine(copy)
     with engine.connect() as tx:
         assert tx.execute(sa.text("SELECT count(*) FROM jobs")).scalar() == 1
