@@ -8,17 +8,23 @@ import threading
 import types
 import warnings as warning_filters
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..errors import CaptureError
 from .analysis import Analysis, analyze, transform
 from .closure import Closure, ClosureBuilder
 from .local_modules import by_value
 from .opcodes import attribute_names
+from .payload import Packed
 from .pickler import Shipper
 from .refusal import NameWithheld, UnknownNeed, Unpicklable, explain
 from .withheld import HISTORY_NAMES, is_secret
+
+if TYPE_CHECKING:
+    from ..blobs import Blob
+    from ..schemas import BlobRef
+    from .chunk_digests import ChunkDigests
 
 _Result = TypeVar("_Result")
 
@@ -35,7 +41,10 @@ class Captured:
     """What travels with a cell, and what was noticed on the way."""
 
     payload: bytes
-    """Self-contained, for ``restore``; empty when a report found a refusal."""
+    """For ``restore``; empty when a report found a refusal."""
+    blobs: tuple[Blob, ...] = ()
+    """Large parts of the payload, as views of the notebook's own memory: put them before the
+    user's code runs on, or send ``detached()``."""
     names: dict[str, int]
     """What travels, with its approximate bytes."""
     why: dict[str, str]
@@ -64,8 +73,20 @@ class Captured:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the payload."""
-        return len(self.payload)
+        """Bytes of the payload with its blobs."""
+        return len(self.payload) + sum(blob.ref.size for blob in self.blobs)
+
+    @property
+    def blob_refs(self) -> tuple[BlobRef, ...]:
+        """Names of all blobs that the job needs."""
+        return tuple(blob.ref for blob in self.blobs)
+
+    def detached(self) -> Captured:
+        """Return the same with blobs that later changes in the notebook do not reach."""
+        from ..blobs import Blob
+
+        copies = [Blob(ref=b.ref, data=memoryview(bytes(b.data))) for b in self.blobs]
+        return replace(self, blobs=tuple(copies))
 
     def largest(self, count: int = 3) -> list[tuple[str, int]]:
         """Return the ``count`` largest names with their bytes, the largest first."""
@@ -81,6 +102,7 @@ def capture(
     everything: bool = False,
     soft_limit_bytes: int = SOFT_LIMIT_BYTES,
     report_only: bool = False,
+    with_blobs: bool = False,
 ) -> Captured:
     """Return what the cell ``source`` needs of ``namespace``, ready to be sent.
 
@@ -92,6 +114,7 @@ def capture(
         everything: send every name that can travel.
         soft_limit_bytes: names that are only mentioned in strings travel up to this size.
         report_only: put refusals into the result instead of raising them.
+        with_blobs: large parts travel beside the payload; otherwise it holds everything.
 
     Raises:
         SyntaxError: the cell is not Python.
@@ -123,6 +146,7 @@ def capture(
             needs=needs,
             without=frozenset(without),
             submodules=_submodules(source, values, closure),
+            digests=_digests() if with_blobs else None,
         )
         packing.run()
         notes = local_modules.notes(packing.modules)
@@ -138,7 +162,8 @@ def _captured(
     inputs = frozenset(name for name, value in packing.sent.items() if not isinstance(value, _CODE))
     inputs -= HISTORY_NAMES
     return Captured(
-        payload=packing.payload,
+        payload=packing.packed.head,
+        blobs=packing.packed.blobs,
         names=packing.sizes,
         why={name: why for name, why in closure.why.items() if name in packing.sent},
         left_out=closure.left_out,
@@ -156,6 +181,13 @@ def _captured(
         warnings=(*packing.warnings, *notes),
         python=f"{sys.version_info[0]}.{sys.version_info[1]}",
     )
+
+
+def _digests() -> ChunkDigests:
+    # Not at the head: a kernel that never sends anything need not load the hash functions.
+    from .chunk_digests import CHUNK_DIGESTS
+
+    return CHUNK_DIGESTS
 
 
 def _withheld(closure: Closure) -> NameWithheld:
@@ -209,6 +241,7 @@ class _Packing:
         needs: frozenset[str],
         without: frozenset[str],
         submodules: list[str],
+        digests: ChunkDigests | None,
     ) -> None:
         self._values = values
         self._namespace = namespace
@@ -216,6 +249,7 @@ class _Packing:
         self._needs = needs
         self._without = without
         self._submodules = submodules
+        self._digests = digests
         self._may_take_environ = any(
             is_secret("", namespace[name]) for name in needs if name in namespace
         )
@@ -225,10 +259,10 @@ class _Packing:
         self.modules: set[str] = set()
         self.sent: dict[str, Any] = {}
         self.sizes: dict[str, int] = {}
-        self.payload = b""
+        self.packed = Packed(b"")
 
     def run(self) -> None:
-        """Pickle all; afterwards ``payload`` or ``unpicklable`` is filled."""
+        """Pickle all; afterwards ``packed`` or ``unpicklable`` is filled."""
         todo = dict(self._values)
         while True:
             failed = self._try(todo)
@@ -237,11 +271,11 @@ class _Packing:
             for name in failed:
                 del todo[name]
         if self.unpicklable:
-            self.payload = b""
+            self.packed = Packed(b"")
 
     def _try(self, values: dict[str, Any]) -> list[str] | None:
         """Pickle ``values``; return the names that cannot be, or None when all could."""
-        shipper = self._shipper(values)
+        shipper = self._shipper(values, self._digests)
         sizes: dict[str, int] = {}
         current: list[str] = []
 
@@ -267,7 +301,7 @@ class _Packing:
                     raise
                 raise RecursionError from exc
         except RecursionError:
-            shipper = self._shipper(values)
+            shipper = self._shipper(values, self._digests)
             try:
                 _with_deep_stack(dump)
             except Exception as exc:
@@ -278,18 +312,19 @@ class _Packing:
         return None
 
     def _finish(self, shipper: Shipper, values: dict[str, Any], sizes: dict[str, int]) -> None:
-        self.payload = shipper.payload()
+        self.packed = shipper.packed()
         self.modules = shipper.modules | set(self._submodules)
         self.warnings += shipper.warnings
         self.sent = {**shipper.carried, **values}
         self.sizes = {**dict.fromkeys(shipper.carried, 0), **sizes}
 
-    def _shipper(self, values: Iterable[str]) -> Shipper:
+    def _shipper(self, values: Iterable[str], digests: ChunkDigests | None = None) -> Shipper:
         return Shipper(
             self._namespace,
             shipped=frozenset(values),
             may_take=self._may_take,
             may_take_environ=self._may_take_environ,
+            digests=digests,
         )
 
     def _may_take(self, name: str, value: object) -> bool:

@@ -14,20 +14,23 @@ import functools
 import io
 import os
 import pickle
-import struct
-import sys
 import types
 import typing
 from collections.abc import Callable, Collection
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import cloudpickle
 from cloudpickle import cloudpickle as _internals
 
 from . import restore
+from .payload import Packed, pack
+
+if TYPE_CHECKING:
+    from .chunk_digests import ChunkDigests, PendingBlobs
 
 # Smaller buffers cost less inside the stream than beside it.
 _OUT_OF_BAND_BYTES: Final = 4_096
+LEAST_BLOB_BYTES: Final = 65_536
 _MAX_FILE_BYTES: Final = 1_000_000
 _HOOKS: Final = ("_function_getnewargs", "_dynamic_function_reduce", "reducer_override", "dump")
 _FUNCTIONS: Final = ("_function_getstate", "_function_setstate", "_make_function")
@@ -70,6 +73,7 @@ class Shipper(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
         shipped: Collection[str] = (),
         may_take: Callable[[str, object], bool] = lambda name, value: True,
         may_take_environ: bool = False,
+        digests: ChunkDigests | None = None,
     ) -> None:
         """
         Args:
@@ -77,9 +81,13 @@ class Shipper(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
             shipped: names that travel on their own, so that functions need not carry them.
             may_take: whether a function may carry the global ``name`` of the notebook.
             may_take_environ: ``os.environ`` was asked for by name.
+            digests: cuts large buffers into blobs; without it all goes into one payload.
         """
         self._stream = io.BytesIO()
-        self.buffers: list[pickle.PickleBuffer] = []
+        self._raws: list[memoryview] = []
+        self._raw_bytes = 0
+        self._pending: dict[int, PendingBlobs] = {}
+        self._digests = digests
         self.modules: set[str] = set()
         self.carried: dict[str, object] = {}
         """Globals that travel only because a function hidden in a value reads them."""
@@ -98,33 +106,29 @@ class Shipper(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
     @property
     def size_bytes(self) -> int:
         """Bytes so far, buffers included."""
-        return self._stream.tell() + sum(buffer.raw().nbytes for buffer in self.buffers)
+        return self._stream.tell() + self._raw_bytes
 
-    def payload(self) -> bytes:
+    def packed(self) -> Packed:
         """Return all that was dumped, in the form that ``restore`` reads."""
-        raws = [buffer.raw() for buffer in self.buffers]
-        sizes = [raw.nbytes | (restore.READ_ONLY if raw.readonly else 0) for raw in raws]
-        stream = self._stream.getvalue()
-        major, minor = sys.version_info[:2]
-        pieces: list[bytes | memoryview] = [
-            restore.HEADER.pack(restore.MAGIC, major, minor, len(raws), len(stream)),
-            struct.pack(f"<{len(sizes)}Q", *sizes),
-            stream,
-        ]
-        at = restore.HEADER.size + 8 * len(sizes) + len(stream)
-        for raw in raws:
-            pieces += [bytes(-at % restore.ALIGNMENT), raw]
-            at += -at % restore.ALIGNMENT + raw.nbytes
-        return b"".join(pieces)
+        return pack(
+            self._stream.getvalue(),
+            self._raws,
+            self._pending,
+            with_blobs=self._digests is not None,
+        )
 
     def _keep_buffer(self, buffer: pickle.PickleBuffer) -> bool:
         try:
-            nbytes = buffer.raw().nbytes
+            raw = buffer.raw()
         except BufferError:
             return True  # not one block of memory: it goes into the stream
-        if nbytes < _OUT_OF_BAND_BYTES:
+        if raw.nbytes < _OUT_OF_BAND_BYTES:
             return True
-        self.buffers.append(buffer)
+        if self._digests is not None and raw.nbytes >= LEAST_BLOB_BYTES:
+            # It is hashed while the rest is pickled.
+            self._pending[len(self._raws)] = self._digests.start(raw)
+        self._raws.append(raw)
+        self._raw_bytes += raw.nbytes
         return False
 
     def _function_getnewargs(self, function: types.FunctionType) -> tuple[Any, ...]:

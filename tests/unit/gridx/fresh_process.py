@@ -9,8 +9,12 @@ import json
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
+
+from gridx.blobs import Blob
 
 _SERVER = """
 import ast, asyncio, inspect, io, json, os, struct, sys, traceback, types, warnings
@@ -50,7 +54,7 @@ def child(head, payload):
     error = before = None
     try:
         if payload:
-            restore(payload, main.__dict__)
+            restore(payload, main.__dict__, head["folder"])
         before = snapshot(main.__dict__, head["inputs"])
         if head["ipython"]:
             run_in_shell(head["cell"], main)
@@ -102,12 +106,28 @@ class FreshProcesses:
         ipython: bool = False,
         inputs: Iterable[str] = (),
         expected: Iterable[str] | None = None,
+        blobs: Iterable[Blob] = (),
     ) -> dict[str, Any]:
         """Return ``out`` (stdout), ``error`` (text, or None) and ``result`` (hex) of ``cell``."""
+        with tempfile.TemporaryDirectory() as folder:
+            for blob in blobs:
+                (Path(folder) / blob.ref.digest).write_bytes(blob.data)
+            return self._run(cell, payload, ipython, inputs, expected, folder)
+
+    def _run(
+        self,
+        cell: str,
+        payload: bytes,
+        ipython: bool,
+        inputs: Iterable[str],
+        expected: Iterable[str] | None,
+        folder: str,
+    ) -> dict[str, Any]:
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         head = {
             "cell": cell,
+            "folder": folder,
             "ipython": ipython,
             "inputs": list(inputs),
             "expected": None if expected is None else list(expected),
