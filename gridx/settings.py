@@ -1,7 +1,8 @@
 """Which coordinator, as whom: defaults < file < environment < arguments.
 
 The file is ``$XDG_CONFIG_HOME/gridx/config.toml`` (``~/.config`` without it), readable by its
-owner only, since it may hold a token. A token belongs to the address it was given out by: when
+owner only, since it may hold a token. Its tables ``[cell]`` and ``[profile.NAME]`` are defaults of
+``%%gridx`` options, which the notebook reads. A token belongs to the address it was given out by: when
 another source names another address, the file's token is left out.
 """
 
@@ -16,7 +17,7 @@ import tempfile
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from .errors import InvalidRequest, SettingsError
@@ -26,6 +27,7 @@ DEFAULT_URL: Final = "http://localhost:8081"
 DEFAULT_PORT: Final = 8081
 ENVIRONMENT: Final = {"url": "GRIDX_URL", "user": "GRIDX_USER", "token": "GRIDX_TOKEN"}
 KEYS: Final = tuple(ENVIRONMENT)
+TABLES: Final = ("cell", "profile")
 ANOTHER_ADDRESS: Final = "none (the one in the file is for another address)"
 
 
@@ -100,26 +102,15 @@ def read_file(path: Path) -> dict[str, str]:
         SettingsError: the file is not TOML, holds an unknown key or a value that is no text, or
             holds a token that others can read.
     """
-    try:
-        with path.open("rb") as stream:
-            mode = os.fstat(stream.fileno()).st_mode
-            found = tomllib.load(stream)
-    except FileNotFoundError:
-        return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise SettingsError(
-            f"{path} is not TOML: {exc}.",
-            hint="Correct it, or delete it and run `gridx login` again.",
-        ) from None
-    except OSError as exc:
-        raise SettingsError(f"{path} cannot be read: {exc.strerror}.") from None
+    found, mode = _read_toml(path)
+    found = {key: value for key, value in found.items() if not _is_table(key, value)}
     for key, value in found.items():
         if key not in KEYS:
-            near = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.4)
+            near = difflib.get_close_matches(key, (*KEYS, *TABLES), n=1, cutoff=0.4)
             raise SettingsError(
                 f"{path} holds an unknown setting, {key!r}.",
                 hint=(f"Did you mean {near[0]!r}? " if near else "")
-                + f"The settings are {', '.join(KEYS)}.",
+                + f"The settings are {', '.join(KEYS)}, and the tables [cell] and [profile.NAME].",
             )
         if not isinstance(value, str):
             raise SettingsError(
@@ -132,6 +123,37 @@ def read_file(path: Path) -> dict[str, str]:
             hint=f"Run `chmod 600 {path}`.",
         )
     return found
+
+
+def read_tables(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the tables ``cell`` and ``profile`` of ``path``; empty ones when there are none.
+
+    Raises:
+        SettingsError: the file is not TOML.
+    """
+    found, _ = _read_toml(path)
+    return {name: found[name] if isinstance(found.get(name), dict) else {} for name in TABLES}
+
+
+def _is_table(key: str, value: object) -> bool:
+    return key in TABLES and isinstance(value, dict)
+
+
+def _read_toml(path: Path) -> tuple[dict[str, Any], int]:
+    """Return what is in ``path`` and the file's mode."""
+    try:
+        with path.open("rb") as stream:
+            mode = os.fstat(stream.fileno()).st_mode
+            return tomllib.load(stream), mode
+    except FileNotFoundError:
+        return {}, 0
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise SettingsError(
+            f"{path} is not TOML: {exc}.",
+            hint="Correct it, or delete it and run `gridx login` again.",
+        ) from None
+    except OSError as exc:
+        raise SettingsError(f"{path} cannot be read: {exc.strerror}.") from None
 
 
 def load(
@@ -203,7 +225,10 @@ def _login_name() -> str:
 def save(
     *, url: str, user: str, token: str | None = None, environ: Mapping[str, str] = os.environ
 ) -> Path:
-    """Write the settings file, readable by its owner only, in one step; return its path."""
+    """Write the settings file, readable by its owner only, in one step; return its path.
+
+    Tables that stand in the file stay as they are.
+    """
     path = config_file(environ)
     values = {"url": normalise_url(url), "user": str(parse_user_name(user)), "token": token}
     # A JSON string is a TOML basic string, once DEL is escaped too.
@@ -212,6 +237,7 @@ def save(
         for key, value in values.items()
         if value
     )
+    text += _tables_text(path)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".config-")  # made 0600
@@ -228,3 +254,14 @@ def save(
             hint="Set GRIDX_URL, GRIDX_USER and GRIDX_TOKEN instead.",
         ) from None
     return path
+
+
+def _tables_text(path: Path) -> str:
+    """Return the file from its first table on; settings stand before it, as TOML wants it."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError):
+        return ""
+    at = next((n for n, line in enumerate(lines) if line.lstrip().startswith("[")), len(lines))
+    rest = "".join(lines[at:])
+    return f"\n{rest}" if rest else ""

@@ -1,4 +1,4 @@
-"""The options of every magic: one table, one parser, one place for help and completion.
+"""The options of ``%%gridx``: one table, one parser, one place for help, docs and completion.
 
 ``{expression}`` is expanded in the values of options only, in the notebook's namespace; the
 body of a cell is never touched.
@@ -10,7 +10,7 @@ import builtins
 import difflib
 import keyword
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,10 +18,12 @@ from IPython.core.error import UsageError
 
 from gridx.errors import GridXError, NotBuilt
 from gridx.quantities import format_duration, parse_duration, parse_size
-from gridx.resources import GIB, format_bytes
+from gridx.resources import GIB, MIB, format_bytes
 from gridx.schemas import MAX_TIMEOUT_S, Limits
 
 DEFAULT_TIMEOUT_S: Final = 300.0
+ON_INTERRUPT: Final = ("cancel", "detach", "ask")
+PROGRESS: Final = ("auto", "text", "html", "widget", "off")
 
 
 @dataclass(frozen=True)
@@ -32,14 +34,25 @@ class CellOptions:
     mem_bytes: int = GIB
     gpus: int = 0
     timeout_s: float = DEFAULT_TIMEOUT_S
+    retries: int | None = None
+    profile: str | None = None
     needs: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     everything: bool = False
+    max_upload_bytes: int = 256 * MIB
     out: tuple[str, ...] | None = None
+    files: tuple[str, ...] = ()
+    fetch: tuple[str, ...] = ()
     background: bool = False
     store_as: str | None = None
-    quiet: bool = False
+    session: str | None = None
+    cache: str | None = None  # "": by the digest of the inputs, else the user's own key
+    fresh: bool = False
+    local: bool = False
     dry_run: bool = False
+    on_interrupt: str = "cancel"
+    progress: str = "auto"
+    quiet: bool = False
 
     def limits(self) -> Limits:
         """Return the limits of the job."""
@@ -80,6 +93,12 @@ def _timeout(text: str) -> float:
     return seconds
 
 
+def _retries(text: str) -> int:
+    if not text.isdecimal() or int(text) > 10:
+        raise ValueError("must be a number from 0 to 10")
+    return int(text)
+
+
 def _names(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     if not names:
@@ -97,6 +116,35 @@ def _name(text: str) -> str:
     return name
 
 
+def _label(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", text):
+        raise ValueError("is not a name: use letters, digits, '_', '.' or '-'")
+    return text
+
+
+def _key(text: str) -> str:
+    if not 0 < len(text) <= 200:
+        raise ValueError("must be 1 to 200 characters")
+    return text
+
+
+def _pattern(text: str) -> str:
+    if text.startswith(("/", "~", "\\")) or re.match(r"[A-Za-z]:", text):
+        raise ValueError("is not relative: files travel from and to the notebook's folder only")
+    if ".." in re.split(r"[/\\]", text):
+        raise ValueError("leaves the notebook's folder")
+    return text
+
+
+def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return text
+
+    return parse
+
+
 @dataclass(frozen=True)
 class Option:
     """One row of the table. An option without ``parse`` is a switch and sets ``constant``."""
@@ -108,55 +156,151 @@ class Option:
     parse: Callable[[str], Any] | None = None
     constant: Any = True
     bare: Any = None  # value when none is given; None: a value is needed
+    many: bool = False  # takes every word up to the next option
+    attached: bool = False  # takes a value only behind ``=``
+    settable: bool = False  # may have a default: `%gridx set`, the environment, the file
 
     @property
     def title(self) -> str:
         """The option as the help shows it."""
-        return ", ".join(self.names) + (f" {self.value}" if self.value else "")
+        joint = "" if self.attached or not self.value else " "
+        return ", ".join(self.names) + joint + self.value
+
+    @property
+    def key(self) -> str:
+        """Its name in `%gridx set` and in the settings file."""
+        return self.names[-1].removeprefix("--")
+
+    @property
+    def variable(self) -> str:
+        """Its name in the environment."""
+        return "GRIDX_" + self.key.upper().replace("-", "_")
 
 
 CELL_OPTIONS: Final = (
-    Option(("--cpus",), "cpus", "cores of the sandbox (1)", "N", _cores),
-    Option(("--mem",), "mem_bytes", "memory of the sandbox (1G)", "SIZE", _memory),
-    Option(("--gpu",), "gpus", "a GPU, or N of them", "[N]", _gpus, bare=1),
-    Option(("--timeout",), "timeout_s", "longest run time (5m)", "TIME", _timeout),
+    Option(("--cpus",), "cpus", "cores of the sandbox (1)", "N", _cores, settable=True),
+    Option(("--mem",), "mem_bytes", "memory of the sandbox (1G)", "SIZE", _memory, settable=True),
+    Option(("--gpu",), "gpus", "a GPU, or N of them", "[N]", _gpus, bare=1, settable=True),
+    Option(("--timeout",), "timeout_s", "longest run time (5m)", "TIME", _timeout, settable=True),
+    Option(
+        ("--retries",),
+        "retries",
+        "run again so often when a worker is lost; never after the cell's own error",
+        "N",
+        _retries,
+        settable=True,
+    ),
+    Option(
+        ("--profile",),
+        "profile",
+        "take the options of [profile.NAME] in the settings file",
+        "NAME",
+        _label,
+        settable=True,
+    ),
     Option(("--needs",), "needs", "send these variables too", "a,b", _names),
     Option(("--without",), "without", "do not send these", "a,b", _names),
     Option(("--all",), "everything", "send every variable that can travel"),
+    Option(
+        ("--max-upload",),
+        "max_upload_bytes",
+        "ask before more than this is sent (256M)",
+        "SIZE",
+        parse_size,
+        settable=True,
+    ),
     Option(("-o", "--out"), "out", "bring home only these", "a,b", _names),
     Option(("--no-out",), "out", "bring no variable home", constant=()),
+    Option(
+        ("--files",),
+        "files",
+        "send these files; the cell finds them under the same relative path",
+        "GLOB...",
+        _pattern,
+        many=True,
+    ),
+    Option(
+        ("--fetch",),
+        "fetch",
+        "bring these files home, into the notebook's folder",
+        "GLOB...",
+        _pattern,
+        many=True,
+    ),
     Option(("--bg",), "background", "return at once; the result lands when it is ready"),
     Option(("--as",), "store_as", "keep the CellResult under this name", "NAME", _name),
-    Option(("--quiet",), "quiet", "no progress line and no footer"),
+    Option(
+        ("--session",),
+        "session",
+        "keep the sandbox and its variables for later cells of this name",
+        "NAME",
+        _label,
+        settable=True,
+    ),
+    Option(
+        ("--cache",),
+        "cache",
+        "reuse the result of the same code, inputs and image; KEY stands for the inputs",
+        "[=KEY]",
+        _key,
+        bare="",
+        attached=True,
+    ),
+    Option(("--fresh",), "fresh", "run a cached cell again and keep the new result"),
+    Option(("--local",), "local", "run here, in a process of its own, for debugging"),
     Option(("--dry-run",), "dry_run", "show what would be sent and what it costs; run nothing"),
+    Option(
+        ("--on-interrupt",),
+        "on_interrupt",
+        "what the stop button does to the job: cancel, detach or ask (cancel)",
+        "WHAT",
+        _one_of(ON_INTERRUPT),
+        settable=True,
+    ),
+    Option(
+        ("--progress",),
+        "progress",
+        "the progress line: auto, text, html, widget or off (auto)",
+        "KIND",
+        _one_of(PROGRESS),
+        settable=True,
+    ),
+    Option(("--quiet",), "quiet", "no progress line and no footer", settable=True),
 )
 
 NOT_BUILT: Final = {
     "--disk": "disk sizes",
     "--image": "choosing an image",
     "--pip": "installing packages for a cell",
-    "--profile": "profiles",
     "--max-cost": "a cap on the cost",
-    "--retries": "retries",
     "--verify": "running on several workers and comparing",
-    "--cache": "reusing earlier results",
-    "--fresh": "reusing earlier results",
-    "--session": "sessions that keep a sandbox between cells",
-    "--files": "sending files",
-    "--fetch": "fetching files",
-    "--local": "running here through the same runner",
     "--on": "choosing the worker",
-    "--on-interrupt": "choosing what an interrupt does",
-    "--progress": "choosing the kind of progress line",
     "--language": "other languages",
 }
 
+# Pairs of fields that make no sense together, when both were asked for.
+EXCLUDING: Final = (
+    ("everything", "needs"),
+    ("background", "dry_run"),
+    ("background", "local"),
+    ("background", "cache"),
+    ("session", "local"),
+    ("session", "cache"),
+    ("session", "retries"),
+    ("local", "cache"),
+    ("local", "dry_run"),
+)
+
 USAGE: Final = "Usage: %%gridx [--cpus N] [--mem SIZE] [--gpu [N]] [--timeout TIME] [--needs a,b] …"
 HELP: Final = "`%gridx help cell` lists every option."
-_BY_NAME: Final = {name: option for option in CELL_OPTIONS for name in option.names}
+BY_NAME: Final = {name: option for option in CELL_OPTIONS for name in option.names}
+SETTABLE: Final = {option.key: option for option in CELL_OPTIONS if option.settable}
+_BY_FIELD: Final = {option.field: option for option in reversed(CELL_OPTIONS)}
 _EXPRESSION = re.compile(r"\{([^{}]+)\}")
 _WORD = re.compile(r"""(?:\{[^{}]*\}|"[^"]*"|'[^']*'|[^\s"'])+""")
 _QUOTED = re.compile(r"""(\{[^{}]*\})|"([^"]*)"|'([^']*)'""")
+_ON: Final = {"on": True, "true": True, "yes": True, "1": True}
+_OFF: Final = {"off": False, "false": False, "no": False, "0": False}
 
 
 def option_names() -> list[str]:
@@ -181,7 +325,34 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]}?" if near else ""
 
 
-def _split(line: str) -> list[str]:
+def parse_setting(key: str, text: str) -> tuple[str, Any]:
+    """Return the field that a setting stands for, and its value.
+
+    Raises:
+        ValueError: no such setting, or a value that the option would refuse; says which.
+    """
+    option = SETTABLE.get(key.replace("_", "-"))
+    if option is None:
+        raise ValueError(f"There is no setting {key!r}.{nearest(key, SETTABLE)}")
+    if option.parse is None:
+        switch = {**_ON, **_OFF}.get(text.strip().lower())
+        if switch is None:
+            raise ValueError(f"{key} {text!r} must be on or off.")
+        return option.field, switch
+    try:
+        return option.field, option.parse(text.strip())
+    except GridXError as exc:
+        raise ValueError(f"{key}: {exc}") from None
+    except ValueError as exc:
+        raise ValueError(f"{key} {text!r} {_reason(exc)}.") from None
+
+
+def _reason(error: ValueError) -> str:
+    reason = str(error)
+    return "is not a number" if reason.startswith("could not convert") else reason
+
+
+def split_words(line: str) -> list[str]:
     """Return the words of ``line``; spaces and quotes inside ``{}`` belong to the expression."""
     if re.search(r"\S", _WORD.sub("", line)):
         raise usage_error("The options cannot be read: a quote is not closed.")
@@ -206,27 +377,39 @@ class _Words:
         self.at += 1
         return self.words[self.at - 1]
 
+    @property
+    def _following(self) -> str | None:
+        """The next word, when it can be a value."""
+        word = self.words[self.at] if self.at < len(self.words) else None
+        return None if word is None or word.startswith("-") else word
+
     def value_of(self, option: Option, name: str, attached: str | None) -> Any:
         """Return the parsed value of ``option``: attached by ``=``, the next word, or bare."""
         if option.parse is None:
             if attached is not None:
                 raise usage_error(f"{name} takes no value, but {attached!r} was given.")
             return option.constant
+        if option.many:
+            return self._values_of(option, name, attached)
         text = attached
         if text is None:
-            following = self.words[self.at] if self.at < len(self.words) else None
-            is_value = following is not None and not following.startswith("-")
-            if option.bare is not None:
-                is_value = is_value and following is not None and following.isdecimal()
-            if is_value:
-                text = self.next()
-            elif option.bare is not None:
+            following = None if option.attached else self._following
+            if option.bare is not None and not (following or "").isdecimal():
                 return option.bare
-            else:
+            if following is None:
                 raise usage_error(f"{name} needs a value: {option.title}.")
-        return self.parsed(option, name, str(text))
+            text = self.next()
+        return self._parsed(option, name, str(text))
 
-    def parsed(self, option: Option, name: str, text: str) -> Any:
+    def _values_of(self, option: Option, name: str, attached: str | None) -> tuple[Any, ...]:
+        texts = [] if attached is None else [attached]
+        while self._following is not None:
+            texts.append(str(self.next()))
+        if not texts:
+            raise usage_error(f"{name} needs a value: {option.title}.")
+        return tuple(self._parsed(option, name, text) for text in texts)
+
+    def _parsed(self, option: Option, name: str, text: str) -> Any:
         assert option.parse is not None
         try:
             text = _EXPRESSION.sub(lambda match: str(self.expand(match[1])), text)
@@ -238,24 +421,27 @@ class _Words:
         except GridXError as exc:
             raise usage_error(f"{name}: {exc}") from None
         except ValueError as exc:
-            reason = str(exc)
-            if reason.startswith("could not convert"):
-                reason = "is not a number"
-            raise usage_error(f"{name} {text!r} {reason}.") from None
+            raise usage_error(f"{name} {text!r} {_reason(exc)}.") from None
 
 
-def parse_cell_options(line: str, expand: Callable[[str], object]) -> CellOptions:
+def parse_cell_options(
+    line: str,
+    expand: Callable[[str], object],
+    defaults: Callable[[str | None], Mapping[str, Any]] = lambda _profile: {},
+) -> CellOptions:
     """Return the options in ``line``, what stands after ``%%gridx``.
 
     Args:
         line: as typed.
         expand: evaluates the inside of ``{}`` in the notebook's namespace.
+        defaults: returns the value of each field that has one, for the profile that was asked
+            for by ``--profile``; an option in ``line`` goes before them.
 
     Raises:
         UsageError: an option is unknown or its value is wrong; the nearest is named.
         NotBuilt: the option belongs to a later release.
     """
-    words = _Words(_split(line), expand)
+    words = _Words(split_words(line), expand)
     values: dict[str, Any] = {}
     while (word := words.next()) is not None:
         name, equals, attached = word.partition("=")
@@ -264,19 +450,34 @@ def parse_cell_options(line: str, expand: Callable[[str], object]) -> CellOption
                 f"{name} is not in this release: {NOT_BUILT[name]}. Nothing was run.",
                 hint=f"Leave {name} out. {HELP}",
             )
-        option = _BY_NAME.get(name)
+        option = BY_NAME.get(name)
         if option is None:
             if name.startswith("-"):
-                known = [*_BY_NAME, *NOT_BUILT]
+                known = [*BY_NAME, *NOT_BUILT]
                 raise usage_error(f"Unknown option {name}.{nearest(name, known)}")
             raise usage_error(f"Unexpected {word!r}: the code stands on the lines below.")
         value = words.value_of(option, name, attached if equals else None)
         if option.field in values:
             raise usage_error(f"{name} was given twice, or together with its opposite.")
         values[option.field] = value
-    options = CellOptions(**values)
-    if options.everything and options.needs:
-        raise usage_error("--all and --needs exclude each other.")
-    if options.background and options.dry_run:
-        raise usage_error("--bg and --dry-run exclude each other.")
-    return options
+    return _together(values, dict(defaults(values.get("profile"))))
+
+
+def _together(values: dict[str, Any], defaults: dict[str, Any]) -> CellOptions:
+    """Return options and defaults as one; what a cell says itself goes before a default."""
+    for one, other in EXCLUDING:
+        if one in values and other in values:
+            raise usage_error(f"{_long(one)} and {_long(other)} exclude each other.")
+        if one in values:
+            defaults.pop(other, None)
+        elif other in values:
+            defaults.pop(one, None)
+        elif one in defaults and other in defaults:
+            defaults.pop(other)
+    if values.get("fresh"):
+        values.setdefault("cache", "")
+    return CellOptions(**{**defaults, **values})
+
+
+def _long(name: str) -> str:
+    return _BY_FIELD[name].names[-1]

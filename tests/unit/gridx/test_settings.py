@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from gridx.errors import SettingsError
-from gridx.settings import ANOTHER_ADDRESS, config_file, load, normalise_url, read_file, save
+from gridx.settings import (
+    ANOTHER_ADDRESS,
+    config_file,
+    load,
+    normalise_url,
+    read_file,
+    read_tables,
+    save,
+)
 
 
 @pytest.fixture
@@ -161,3 +169,21 @@ def test_what_is_no_address_is_refused_with_an_example(text: str, message: str) 
 def test_the_socket_address_follows_from_the_url() -> None:
     assert load("localhost:1", "ada").websocket_url == "ws://localhost:1/ws/client"
     assert load("https://grid.example", "ada").websocket_url == "wss://grid.example/ws/client"
+
+
+def test_tables_of_the_notebook_are_read_apart_and_outlive_a_login(
+    environ: dict[str, str],
+) -> None:
+    path = write(environ, 'url = "http://f:1"\n\n[cell]\ncpus = 2\n\n[profile.big]\nmem = "8G"\n')
+    assert load(environ=environ).url == "http://f:1"
+    save(url="http://g:2", user="ada", environ=environ)
+    assert load(environ=environ).url == "http://g:2"
+    assert read_tables(path) == {"cell": {"cpus": 2}, "profile": {"big": {"mem": "8G"}}}
+
+
+def test_a_file_without_tables_has_empty_ones(environ: dict[str, str]) -> None:
+    assert read_tables(config_file(environ)) == {"cell": {}, "profile": {}}
+    path = write(environ, 'cell = "x"\n')
+    assert read_tables(path)["cell"] == {}
+    with pytest.raises(SettingsError, match="unknown setting"):
+        load(environ=environ)
