@@ -2,12 +2,14 @@
 
 GridXError
 ├── InvalidRequest            the request itself is wrong
-│   └── UnknownLanguage
+│   ├── UnknownLanguage
+│   └── BlobMismatch          its bytes are not those that it names
 ├── PayloadTooLarge           more bytes than the limit that the sentence names
 ├── AuthError                 who you are could not be shown
 ├── Forbidden                 you may not do this
 ├── NotFound                  no such thing, or not yours
 ├── Conflict                  the same id with another body, or a state that forbids it
+│   └── BlobsMissing          a job names blobs that were not put before
 ├── LedgerError
 │   ├── InsufficientCredits   the account cannot cover the hold
 │   └── AlreadySettled        the hold was closed before
@@ -78,6 +80,13 @@ class UnknownLanguage(InvalidRequest):
     code = "unknown_language"
 
 
+class BlobMismatch(InvalidRequest):
+    """A blob's bytes are not those that its name and size say."""
+
+    code = "blob_mismatch"
+    default_hint = "Send it again; if it fails again, the data changed while it was being sent."
+
+
 class PayloadTooLarge(GridXError):
     """More bytes than the limit that the sentence names."""
 
@@ -111,6 +120,13 @@ class Conflict(GridXError):
 
     code = "conflict"
     default_hint = "Use a new id, or look at the state first."
+
+
+class BlobsMissing(Conflict):
+    """A job names blobs that the coordinator does not have for its user."""
+
+    code = "blobs_missing"
+    default_hint = "Ask POST /blobs/missing which they are, put them, and submit again."
 
 
 class LedgerError(GridXError):
