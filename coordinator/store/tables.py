@@ -10,6 +10,7 @@ them; nothing here is empty on purpose.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -70,10 +71,11 @@ def _ucr(name: str) -> Column[int]:
 IS_LIVE: Final = text("attempts.state IN ('leased', 'running')")
 IS_QUEUED: Final = text("jobs.state = 'queued'")
 IS_UNFINISHED: Final = text("jobs.state IN ('queued', 'running', 'verifying')")
+IS_CALL_LIVE: Final = text("calls.state IN ('queued', 'running')")
 
 
 def _where(condition: TextClause) -> dict[str, Any]:
-    plain = text(condition.text.replace("attempts.", "").replace("jobs.", ""))
+    plain = text(re.sub(r"\b(attempts|jobs|calls)\.", "", condition.text))
     return {"sqlite_where": plain, "postgresql_where": plain}
 
 
@@ -248,6 +250,58 @@ streams = Table(
     Column("attempt_id", Id, ForeignKey("attempts.id"), primary_key=True),
     Column("data", LargeBinary, nullable=False),  # a short output, stored with its report
 )
+
+# One row while the session lives: when it ends by itself, and since when it has to end.
+open_sessions = Table(
+    "open_sessions",
+    metadata,
+    Column("job_id", Id, ForeignKey("jobs.id"), primary_key=True),
+    _us("idle_us", nullable=True),  # null while a call waits or runs
+    _us("limit_us", nullable=True),  # null until it has started
+    _us("end_us", nullable=True),
+    Column("why", String(8)),
+    CheckConstraint("why IN ('asked', 'idle', 'limit')", name="why"),
+    CheckConstraint("(end_us IS NULL) = (why IS NULL)", name="ending"),
+)
+
+calls = Table(
+    "calls",
+    metadata,
+    _id(),
+    _ref("job_id", "jobs"),
+    Column("n", Integer, nullable=False),
+    Column("state", String(10), nullable=False),
+    Column("body_digest", LargeBinary(32), nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("inputs", LargeBinary),  # null once it has ended, and for call 0: the job has them
+    Column("result", LargeBinary),  # null again once the next call is there
+    Column("begin_bytes", BigInteger, nullable=False),  # its part of the attempt's output
+    Column("end_bytes", BigInteger),
+    _us("created_us"),
+    _us("started_us", nullable=True),
+    _us("finished_us", nullable=True),
+    _us("due_us", nullable=True),  # its attempt is given up after this
+    _us("interrupt_us", nullable=True),  # when its user wished it interrupted
+    Column("cause", String(16)),  # null: no report of it was accepted
+    Column("reason", Text),
+    Column("exit_code", Integer),
+    Column("usage", Text),
+    _ucr("cost_ucr"),
+    UniqueConstraint("job_id", "n"),
+    CheckConstraint(
+        "state IN ('queued', 'running', 'completed', 'failed', 'cancelled')", name="state"
+    ),
+    CheckConstraint(
+        "(state IN ('completed', 'failed', 'cancelled')) = (finished_us IS NOT NULL)",
+        name="finished",
+    ),
+    CheckConstraint("n >= 0", name="number"),
+    CheckConstraint("cost_ucr >= 0", name="cost"),
+    CheckConstraint(
+        "begin_bytes >= 0 AND (end_bytes IS NULL OR end_bytes >= begin_bytes)", name="output"
+    ),
+)
+Index("uq_calls_live", calls.c.job_id, unique=True, **_where(IS_CALL_LIVE))
 
 holds = Table(
     "holds",
