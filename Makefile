@@ -7,7 +7,7 @@ ENGINE := $(PY) scripts/docker_engine.py run --
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test check unit format coverage bench openapi image clean
+.PHONY: help setup demo lab test check unit format coverage bench fidelity openapi image clean
 
 help: ## List these commands
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ coverage: setup ## The whole suite with branch coverage
 
 bench: setup ## Benchmarks beside the peers, results as a table
 	@$(ENGINE) sh -c '$(PY) -m worker.images && exec $(PY) -m bench'
+
+fidelity: setup ## Each cell of NOTEBOOK=… (or of ours) here and under %%gridx, compared
+	@$(ENGINE) sh -c '$(PY) -m worker.images && exec $(PY) -m tests.fidelity $(NOTEBOOK)'
 
 openapi: setup ## Make openapi.json and docs/api-reference.md anew from the route table
 	@$(PY) -m coordinator.main openapi
