@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from . import packed_text, tags, user_values
+from .failures import CodecError
 
 if TYPE_CHECKING:
     from .decode import Decoder
@@ -17,6 +18,14 @@ _Rule = Callable[["Decoder", list[Any], int], Any]
 # Below this length a plain list is as small and as fast.
 _PACKED_LENGTH: Final = 32
 _MAX_COLUMNS: Final = 256
+_MAX_NESTING: Final = 4
+_ATOMS: Final = frozenset({int, float, bool, str, type(None)})
+_SEQUENCES: Final[dict[type, int]] = {tuple: tags.TUPLE, list: tags.LIST}
+_MADE_OF_PACKED: Final[dict[int, type]] = {
+    tags.TUPLE: tuple,
+    tags.SET: set,
+    tags.FROZENSET: frozenset,
+}
 
 
 def encode_list(encoder: Encoder, value: list[Any], depth: int) -> list[Any] | None:
@@ -28,29 +37,88 @@ def encode_list(encoder: Encoder, value: list[Any], depth: int) -> list[Any] | N
     if len(kinds) > 1:
         return None
     kind = kinds.pop()
-    return _packed(encoder, value, kind) or _columns(encoder, value, kind, depth)
+    return (
+        _packed(encoder, value, kind)
+        or _sequences(encoder, value, kind)
+        or _columns(encoder, value, kind, depth)
+    )
 
 
-def encode_dict(encoder: Encoder, value: dict[Any, Any]) -> list[Any] | None:
-    """Return the node of a dict of one type of key and one of value, and number it; else None."""
+def encode_packed(encoder: Encoder, value: Any, tag: int) -> list[Any] | None:
+    """Return the node of a tuple or set of one scalar type, and number it; None for others."""
     if len(value) < _PACKED_LENGTH:
         return None
-    key_kinds, kinds = set(map(type, value)), set(map(type, value.values()))
-    if len(key_kinds) > 1 or len(kinds) > 1 or not key_kinds <= {str, int}:
-        return None
-    keys = _packed(encoder, list(value), key_kinds.pop())
-    values = _packed(encoder, list(value.values()), kinds.pop()) if keys else None
-    if values is None:
+    kinds = set(map(type, value))
+    packed = _packed(encoder, list(value), kinds.pop()) if len(kinds) == 1 else None
+    if packed is None:
         return None
     encoder.mark(value)
-    return [tags.MAPPING, keys, values]
+    return [tags.PACKED, tag, packed]
+
+
+def encode_dict(encoder: Encoder, value: dict[Any, Any], depth: int) -> list[Any] | None:
+    """Return the node of a dict with keys of one form, and number it; None for others."""
+    if len(value) < _PACKED_LENGTH:
+        return None
+    kinds = set(map(type, value))
+    if len(kinds) > 1:
+        return None
+    kind, keys = kinds.pop(), list(value)
+    if kind in (str, int):
+        packed = _packed(encoder, keys, kind)
+    else:
+        packed = _sequences(encoder, keys, kind) if kind is tuple else None
+    if packed is None:
+        return None
+    encoder.mark(value)
+    return [tags.MAPPING, packed, _column(encoder, list(value.values()), depth)]
 
 
 def _column(encoder: Encoder, value: list[Any], depth: int) -> list[Any]:
     """Return a list that is no value of the user: it gets no number."""
     kinds = set(map(type, value))
-    packed = _packed(encoder, value, kinds.pop()) if len(kinds) == 1 else None
-    return packed or [tags.LIST, *[encoder.node(part, depth) for part in value]]
+    if len(kinds) == 1:
+        kind = kinds.pop()
+        known = _packed(encoder, value, kind) or _sequences(encoder, value, kind)
+        if known is not None:
+            return known
+    return [tags.LIST, *[encoder.node(part, depth) for part in value]]
+
+
+def _sequences(
+    encoder: Encoder, value: list[Any], kind: type, nesting: int = 0
+) -> list[Any] | None:
+    """Return tuples or lists of one length as columns, and number them; None for others.
+
+    Scalars and tuples of such alone: nothing in them can refer to what is not there yet.
+    """
+    if kind not in _SEQUENCES or nesting > _MAX_NESTING:
+        return None
+    widths = set(map(len, value))
+    width = widths.pop()
+    if widths or not 0 < width <= _MAX_COLUMNS:
+        return None
+    marked, blobs = encoder.memo_length, len(encoder.blobs)
+    columns = [_plain_column(encoder, list(column), nesting) for column in zip(*value, strict=True)]
+    if None in columns or not encoder.mark_all(value):
+        encoder.forget(marked, blobs)
+        return None
+    return [tags.SEQUENCES, _SEQUENCES[kind], len(value), columns]
+
+
+def _plain_column(encoder: Encoder, value: list[Any], nesting: int) -> list[Any] | None:
+    kinds = set(map(type, value))
+    if len(kinds) == 1:
+        kind = kinds.pop()
+        if kind is tuple:
+            return _sequences(encoder, value, kind, nesting + 1)
+        packed = _packed(encoder, value, kind)
+        if packed is not None:
+            return packed
+        kinds = {kind}
+    if kinds <= _ATOMS:
+        return [tags.LIST, *[encoder.node(part) for part in value]]
+    return None
 
 
 def _columns(encoder: Encoder, value: list[Any], kind: type, depth: int) -> list[Any] | None:
@@ -151,16 +219,58 @@ def _decode_packed(decoder: Decoder, node: list[Any], depth: int) -> Any:
     return decoder.place(_PACKED[node[0]](decoder, node, depth))
 
 
+def _made_of_packed(decoder: Decoder, node: list[Any], depth: int) -> Any:
+    decoder.check(len(node) == 3 and type(node[2]) is list and node[2], "packed")
+    decoder.check(type(node[1]) is int and node[1] in _MADE_OF_PACKED, "packed")
+    rule = _PACKED.get(node[2][0]) if type(node[2][0]) is int else None
+    if rule is None:
+        raise CodecError("The result is malformed (packed).")
+    values = rule(decoder, node[2], depth)
+    if node[1] != tags.TUPLE:
+        decoder.keys(values)
+    return decoder.place(_MADE_OF_PACKED[node[1]](values))
+
+
+def _decode_sequences(decoder: Decoder, node: list[Any], depth: int, nesting: int = 0) -> list[Any]:
+    """Return the sequences of ``node``, each numbered, in a list that gets no number."""
+    decoder.check(len(node) == 4 and nesting <= _MAX_NESTING, "sequences")
+    is_list = type(node[1]) is int and node[1] == tags.LIST
+    decoder.check(is_list or node[1] == tags.TUPLE, "sequences")
+    count = decoder.integer(node[2], 1)
+    decoder.check(type(node[3]) is list and 0 < len(node[3]) <= _MAX_COLUMNS, "sequences")
+    decoder.count(count)
+    columns = []
+    for part in node[3]:
+        decoder.check(type(part) is list and part, "column")
+        if part[0] == tags.SEQUENCES and type(part[0]) is int:
+            columns.append(_decode_sequences(decoder, part, depth, nesting + 1))
+        else:
+            columns.append(_decode_column(decoder, part, depth, count))
+        decoder.check(len(columns[-1]) == count, "column")
+    made = zip(*columns, strict=True)
+    return [decoder.place(list(row) if is_list else row) for row in made]
+
+
 def _decode_column(decoder: Decoder, node: Any, depth: int, count: int) -> list[Any]:
     """Return ``count`` values that are no list of the user: it gets no number."""
     decoder.check(type(node) is list and node and type(node[0]) is int, "column")
     if node[0] == tags.LIST:
         decoder.check(len(node) == count + 1, "column")
         return [decoder.value(part, depth) for part in node[1:]]
-    decoder.check(node[0] in _PACKED, "column")
-    values: list[Any] = _PACKED[node[0]](decoder, node, depth)
+    if node[0] == tags.SEQUENCES:
+        values = _decode_sequences(decoder, node, depth)
+    else:
+        decoder.check(node[0] in _PACKED, "column")
+        values = _PACKED[node[0]](decoder, node, depth)
     decoder.check(len(values) == count, "column")
     return values
+
+
+def _sequence_list(decoder: Decoder, node: list[Any], depth: int) -> Any:
+    made: list[Any] = []
+    seen = decoder.place(made)
+    made += _decode_sequences(decoder, node, depth)
+    return seen
 
 
 def _decode_columns(
@@ -202,18 +312,24 @@ def _objects(decoder: Decoder, node: list[Any], depth: int) -> Any:
 
 def _mapping(decoder: Decoder, node: list[Any], depth: int) -> Any:
     decoder.check(len(node) == 3 and all(type(part) is list and part for part in node[1:]), "dict")
-    tag, other = node[1][0], node[2][0]
-    decoder.check(type(tag) is int and tag in (tags.INTS, tags.STRINGS), "dict")
-    decoder.check(type(other) is int and other in _PACKED, "dict")
-    keys: list[Any] = _PACKED[tag](decoder, node[1], depth)
-    values: list[Any] = _PACKED[other](decoder, node[2], depth)
-    decoder.check(len(keys) == len(values), "dict")
+    tag = node[1][0]
+    decoder.check(type(tag) is int and tag in (tags.INTS, tags.STRINGS, tags.SEQUENCES), "dict")
+    if tag == tags.SEQUENCES:
+        keys = _decode_sequences(decoder, node[1], depth)
+    else:
+        keys = _PACKED[tag](decoder, node[1], depth)
     decoder.keys(keys)
-    return decoder.place(dict(zip(keys, values, strict=True)))
+    made: dict[Any, Any] = {}
+    seen = decoder.place(made)
+    values = _decode_column(decoder, node[2], depth + 1, len(keys))
+    made.update(zip(keys, values, strict=True))
+    return seen
 
 
 DECODERS: Final[dict[int, _Rule]] = {
     **dict.fromkeys(_PACKED, _decode_packed),
+    tags.PACKED: _made_of_packed,
+    tags.SEQUENCES: _sequence_list,
     tags.MAPPING: _mapping,
     tags.ROWS: _rows,
     tags.OBJECTS: _objects,

@@ -26,6 +26,7 @@ from .opaque import Opaque
 
 _IN_PLACE: Final = frozenset({list, dict, set, bytearray})
 _PENDING: Final = object()
+_ATOMS: Final = frozenset({type(None), bool, int, float, str, bytes})
 # A smaller part of a message is copied, so that it does not keep all of the message alive.
 _ADOPTED_BYTES: Final = 1 << 20
 
@@ -122,7 +123,7 @@ class Decoder:
         """Return the value of ``node``."""
         cls = type(node)
         if cls is not list:
-            if node is None or cls in (bool, int, float, str, bytes):
+            if cls in _ATOMS:
                 return node
             raise CodecError("The result holds a part of an unknown form.")
         self.count(1)
@@ -132,6 +133,11 @@ class Decoder:
         if type(tag) is not int or not 0 <= tag < tags.COUNT:
             raise CodecError("The result holds an unknown tag.")
         return _RULES[tag](self, node, depth + 1)
+
+    def parts(self, nodes: list[Any], depth: int) -> list[Any]:
+        """Return the values of ``nodes``."""
+        value = self.value
+        return [node if type(node) in _ATOMS else value(node, depth) for node in nodes]
 
     def count(self, parts: int) -> None:
         """Count ``parts`` towards the limit."""
@@ -237,19 +243,20 @@ class Decoder:
 def _list(decoder: Decoder, node: list[Any], depth: int) -> Any:
     made: list[Any] = []
     seen = decoder.place(made)
+    value = decoder.value
     for part in node[1:]:
-        made.append(decoder.value(part, depth))
+        made.append(part if type(part) in _ATOMS else value(part, depth))
     return seen
 
 
 def _tuple(decoder: Decoder, node: list[Any], depth: int) -> Any:
-    return decoder.place(tuple([decoder.value(part, depth) for part in node[1:]]))
+    return decoder.place(tuple(decoder.parts(node[1:], depth)))
 
 
 def _fill(decoder: Decoder, made: Any, parts: list[Any], depth: int) -> Any:
     decoder.check(len(parts) % 2 == 0, "a key without its value")
     seen = decoder.place(made)
-    values = [decoder.value(part, depth) for part in parts]
+    values = decoder.parts(parts, depth)
     decoder.keys(values[::2])
     for key, value in zip(values[::2], values[1::2], strict=True):
         made[key] = value
@@ -266,14 +273,14 @@ def _default_dict(decoder: Decoder, node: list[Any], depth: int) -> Any:
 def _set(decoder: Decoder, node: list[Any], depth: int) -> Any:
     made: set[Any] = set()
     seen = decoder.place(made)
-    parts = [decoder.value(part, depth) for part in node[1:]]
+    parts = decoder.parts(node[1:], depth)
     decoder.keys(parts)
     made.update(parts)
     return seen
 
 
 def _frozenset(decoder: Decoder, node: list[Any], depth: int) -> Any:
-    parts = [decoder.value(part, depth) for part in node[1:]]
+    parts = decoder.parts(node[1:], depth)
     decoder.keys(parts)
     return decoder.place(frozenset(parts))
 

@@ -230,6 +230,9 @@ def _list(encoder: Encoder, value: list[Any], depth: int) -> list[Any]:
 
 
 def _tuple(encoder: Encoder, value: tuple[Any, ...], depth: int) -> list[Any]:
+    packed = column_values.encode_packed(encoder, value, tags.TUPLE)
+    if packed is not None:
+        return packed
     with encoder.busy(value):
         node = [tags.TUPLE, *[encoder.node(part, depth) for part in value]]
     encoder.mark(value)
@@ -248,7 +251,7 @@ _dict_of_any = _pairs(tags.DICT)
 
 
 def _dict(encoder: Encoder, value: dict[Any, Any], depth: int) -> Any:
-    return column_values.encode_dict(encoder, value) or _dict_of_any(encoder, value, depth)
+    return column_values.encode_dict(encoder, value, depth) or _dict_of_any(encoder, value, depth)
 
 
 def _items(encoder: Encoder, value: Mapping[Any, Any], depth: int) -> Iterable[Any]:
@@ -272,6 +275,9 @@ def _default_dict(encoder: Encoder, value: Any, depth: int) -> list[Any]:
 def _set(encoder: Encoder, value: set[Any], depth: int) -> list[Any]:
     if not user_values.has_inert_keys(value):
         raise Unsupported("elements with a hash of their own")
+    packed = column_values.encode_packed(encoder, value, tags.SET)
+    if packed is not None:
+        return packed
     encoder.mark(value)
     return [tags.SET, *[encoder.node(part, depth) for part in value]]
 
@@ -279,6 +285,9 @@ def _set(encoder: Encoder, value: set[Any], depth: int) -> list[Any]:
 def _frozenset(encoder: Encoder, value: frozenset[Any], depth: int) -> list[Any]:
     if not user_values.has_inert_keys(value):
         raise Unsupported("elements with a hash of their own")
+    packed = column_values.encode_packed(encoder, value, tags.FROZENSET)
+    if packed is not None:
+        return packed
     with encoder.busy(value):
         node = [tags.FROZENSET, *[encoder.node(part, depth) for part in value]]
     encoder.mark(value)

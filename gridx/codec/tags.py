@@ -82,7 +82,10 @@ OBJECTS: Final = 61
 # Random generators.
 GENERATOR: Final = 62
 RANDOM: Final = 63
-COUNT: Final = 64
+# Many of one form again: sequences of one length, and one scalar type in other containers.
+SEQUENCES: Final = 64
+PACKED: Final = 65
+COUNT: Final = 66
 
 NAMESPACE: Final = "globals()"
 """What an INPUT names that is no variable: the namespace itself."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import itertools
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from . import tags
@@ -50,13 +51,18 @@ def _collect(value: Any, found: dict[Key, object], nesting: int) -> None:
                 _collect(part, found, nesting + 1)
 
 
-def has_inert_keys(keys: Iterable[object], types_of_user: frozenset[type] | None = None) -> bool:
+def has_inert_keys(keys: Collection[object], types_of_user: frozenset[type] | None = None) -> bool:
     """Return whether hashing and comparing ``keys`` runs none of the user's code.
 
     Generated methods (dataclass, enum, named tuple) are not the user's.
     """
-    if set(map(type, keys)) <= _SCALARS:
+    kinds = set(map(type, keys))
+    if kinds <= _SCALARS:
         return True
+    if kinds == {tuple}:
+        inside: Iterable[Any] = itertools.chain.from_iterable(keys)  # type: ignore[arg-type]  # tuples
+        if set(map(type, inside)) <= _SCALARS:
+            return True
     return all(_is_inert(key, types_of_user, 0) for key in keys)
 
 
