@@ -210,6 +210,13 @@ class WorkerLost(JobError):
     default_hint = "Run the cell again; `%gridx workers` shows who is online."
 
 
+class SessionEnded(JobError):
+    """The session was closed: by its user, after it was idle, or at its limit."""
+
+    code = "session_ended"
+    default_hint = "Run the cells again: that opens a new session, with none of the old variables."
+
+
 class CaptureError(GridXError):
     """A variable that the cell needs cannot travel."""
 

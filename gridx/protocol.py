@@ -345,6 +345,7 @@ class Watch(Message, frozen=True, kw_only=True, tag="watch"):
 
     job_id: str
     after: Position = Position()
+    newest_call: bool = False  # of a session: no output before its newest call
 
 
 class Unwatch(Message, frozen=True, kw_only=True, tag="unwatch"):
@@ -409,6 +410,7 @@ class CallChanged(Message, frozen=True, kw_only=True, tag="call_changed"):
     cost_ucr: int = 0  # what this call cost, by the session's rate; the session pays all of it
     result: bytes | None = None
     result_blobs: tuple[BlobRef, ...] = ()
+    begin: Position | None = None  # where the call's output begins
     end: Position | None = None
 
 

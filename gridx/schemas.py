@@ -124,6 +124,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     elapsed_s: float | None = None  # started to finished, by the coordinator's clock
+    session: str | None = None  # the name, of a session
 
 
 class JobDetail(JobView, frozen=True, kw_only=True):

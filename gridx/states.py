@@ -30,7 +30,20 @@ class AttemptState(StrEnum):
     CANCELLED = "cancelled"  # stopped on the user's wish
 
 
+class CallState(StrEnum):
+    """Where one call of a session stands."""
+
+    QUEUED = "queued"  # accepted; its sandbox has not begun it
+    RUNNING = "running"  # its sandbox has it
+    COMPLETED = "completed"  # the code ran to its end
+    FAILED = "failed"  # its own error, a limit, or its session was lost
+    CANCELLED = "cancelled"  # stopped on its user's wish, or its session was closed
+
+
 FINAL_JOB_STATES: Final = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
+FINAL_CALL_STATES: Final = frozenset(
+    {CallState.COMPLETED, CallState.FAILED, CallState.CANCELLED}
+)
 LIVE_ATTEMPT_STATES: Final = frozenset({AttemptState.LEASED, AttemptState.RUNNING})
 
 

@@ -38,6 +38,7 @@ class JobEvent(StrEnum):
     HANDED_BACK = "handed_back"  # the worker will not run it
     CANCEL_ASKED = "cancel_asked"  # while queued it ends; while running its worker is told
     STOPPED = "stopped"  # cancel was wanted and the attempt has ended
+    CLOSED = "closed"  # a session had to end, and its worker has not reported that
     ALL_REPORTED = "all_reported"  # every wanted attempt is in; their results are compared
     RESULT_ACCEPTED = "result_accepted"
     NO_QUORUM = "no_quorum"  # the results differ, and tries are left
@@ -71,6 +72,7 @@ TRANSITIONS: Final[Mapping[tuple[JobState, JobEvent], Step]] = {
     (_S.RUNNING, _E.HANDED_BACK): Step(_S.QUEUED),
     (_S.RUNNING, _E.CANCEL_ASKED): Step(_S.RUNNING, (Effect.STOP,)),
     (_S.RUNNING, _E.STOPPED): Step(_S.CANCELLED, _PAID),
+    (_S.RUNNING, _E.CLOSED): Step(_S.COMPLETED, _PAID),
     (_S.RUNNING, _E.ALL_REPORTED): Step(_S.VERIFYING),
     (_S.VERIFYING, _E.RESULT_ACCEPTED): Step(_S.COMPLETED, _PAID),
     (_S.VERIFYING, _E.NO_QUORUM): Step(_S.RUNNING),

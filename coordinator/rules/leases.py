@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
@@ -37,7 +38,7 @@ class EndOfLease(StrEnum):
     CANCEL_UNANSWERED = "cancel_unanswered"
 
 
-_SENTENCES = {
+SENTENCES: Final = {
     EndOfLease.VANISHED: "its worker was not heard of any more",
     EndOfLease.NEVER_STARTED: "its worker did not start it in time",
     EndOfLease.OVERRUN: "its worker did not end it at its time limit",
@@ -86,7 +87,7 @@ def reason_for_loss(why: EndOfLease, tries: int) -> Reason:
     times = "once" if tries == 1 else f"{tries} times"
     return Reason(
         code="worker_lost",
-        message=f"The job was tried {times}; the last time {_SENTENCES[why]}.",
+        message=f"The job was tried {times}; the last time {SENTENCES[why]}.",
         hint="Run it again; `gridx workers` shows who is online. Nothing was charged.",
     )
 

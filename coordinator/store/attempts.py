@@ -244,17 +244,19 @@ def limit(tx: Connection, row_id: int, due_us: int) -> None:
 
 
 def _live_record(row: Any) -> LiveAttempt:
+    spec = _spec_decoder.decode(row[5])
     return LiveAttempt(
         job_id=row[0],
         attempt=row[1],
         worker_id=row[2],
         user=row[3],
         state=AttemptState(row[4]),
-        request=_spec_decoder.decode(row[5]).job.limits.request(),
+        request=spec.job.limits.request(),
         claimed_us=row[6],
         started_us=row[7],
         lease_us=row[8],
         cancel_wanted=row[9] is not None,
+        is_session=spec.session is not None,
     )
 
 

@@ -9,7 +9,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy import Connection, bindparam
 
-from gridx.schemas import CellSpec, JobRequest, Reason
+from gridx.schemas import CellSpec, JobRequest, Reason, SessionSpec
 from gridx.states import AttemptState, JobState
 
 from .prepared import Prepared, insert_into
@@ -24,6 +24,9 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
 
     job: JobRequest
     cell: CellSpec | None = None
+    blob_count: int = 0  # of the references that call 0 was submitted with
+    session: SessionSpec | None = None
+    call_timeout_s: float | None = None
 
 
 class CurrentAttempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,6 +162,7 @@ def _record(row: Any) -> JobRecord:
         state=JobState(row[4]),
         job=spec.job,
         cell=spec.cell,
+        blob_count=spec.blob_count,
         own_only=bool(row[6]),
         tag=row[7],
         rate_ucr_per_s=row[8],
@@ -177,6 +181,8 @@ def _record(row: Any) -> JobRecord:
         claimed_us=row[21],
         started_us=row[22],
         stream_bytes=row[23],
+        session=spec.session,
+        call_timeout_s=spec.call_timeout_s,
     )
 
 
@@ -252,7 +258,14 @@ def insert(tx: Connection, job: JobRecord, body_digest: bytes) -> int:
             "body_digest": body_digest,
             "state": job.state.value,
             "tag": job.tag,
-            "spec": _encode(Spec(job=job.job, cell=job.cell)).decode(),
+            "spec": _encode(
+                Spec(
+                    job=job.job,
+                    cell=job.cell,
+                    session=job.session,
+                    call_timeout_s=job.call_timeout_s,
+                )
+            ).decode(),
             "own_only": job.own_only,
             "rate_ucr_per_s": job.rate_ucr_per_s,
             "hold_ucr": job.hold_ucr,

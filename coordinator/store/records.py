@@ -8,8 +8,14 @@ from __future__ import annotations
 import msgspec
 
 from gridx.resources import Capability, ResourceRequest
-from gridx.schemas import CellSpec, JobRequest, Reason
-from gridx.states import FINAL_JOB_STATES, AttemptState, JobState
+from gridx.schemas import BlobRef, CellSpec, JobRequest, Reason, SessionSpec
+from gridx.states import (
+    FINAL_CALL_STATES,
+    FINAL_JOB_STATES,
+    AttemptState,
+    CallState,
+    JobState,
+)
 
 
 class UserRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +74,7 @@ class QueuedJob(msgspec.Struct, frozen=True, kw_only=True):
     python: str | None  # "3.11" where the job is a cell of that version
     own_only: bool
     created_us: int
+    protocol: int = 1  # the oldest that its worker may speak
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +106,10 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     claimed_us: int | None = None
     started_us: int | None = None
     stream_bytes: int | None = None  # length of its output, once its report was accepted
+    blob_count: int = 0  # what it was submitted with, beside the message
+    # of a session
+    session: SessionSpec | None = None
+    call_timeout_s: float | None = None  # of its call 0
 
     @property
     def is_final(self) -> bool:
@@ -117,6 +128,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
             python=None if self.cell is None else self.cell.python,
             own_only=self.own_only,
             created_us=self.created_us,
+            protocol=needed_protocol(self),
         )
 
 
@@ -133,6 +145,43 @@ class LiveAttempt(msgspec.Struct, frozen=True, kw_only=True):
     started_us: int | None
     lease_us: int | None  # None: its worker is connected
     cancel_wanted: bool
+    is_session: bool = False
+
+
+class CallSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What one call of a session asks for. The code and cell of call 0 are those of its job."""
+
+    timeout_s: float
+    code: str = ""
+    cell: CellSpec | None = None
+    blobs: tuple[BlobRef, ...] = ()
+
+
+class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A call of a session. Its output lies from ``begin_bytes`` to ``end_bytes`` of the attempt's."""
+
+    row_id: int
+    job_row_id: int
+    job_id: str
+    attempt: int  # the job's newest
+    n: int
+    state: CallState
+    spec: CallSpec
+    begin_bytes: int
+    created_us: int
+    end_bytes: int | None = None
+    started_us: int | None = None
+    finished_us: int | None = None
+    due_us: int | None = None
+    interrupt_us: int | None = None
+    reason: Reason | None = None
+    exit_code: int | None = None
+    cost_ucr: int = 0
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the call has ended."""
+        return self.state in FINAL_CALL_STATES
 
 
 class JobCounts(msgspec.Struct, frozen=True, kw_only=True):
