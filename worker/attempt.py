@@ -1,21 +1,47 @@
-"""One attempt: a sandbox, its call, its output and its report."""
+"""One attempt: a sandbox, its calls, their output and their reports.
+
+A job of one call is the usual case. A session keeps its sandbox, which is its own alone, and
+runs one call after another in it until it is closed, runs out of time, or dies.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Final
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
 
 import msgspec
 
 from gridx.errors import ProtocolError, SandboxError
-from gridx.protocol import MAX_PAYLOAD_BYTES, AttemptFinished, AttemptRef, StartAttempt
-from gridx.resources import ResourceRequest, Usage
+from gridx.events import split_events
+from gridx.protocol import (
+    MAX_PAYLOAD_BYTES,
+    AttemptFinished,
+    AttemptRef,
+    CallFinished,
+    StartAttempt,
+    StartCall,
+)
+from gridx.resources import KIB, MIB, ResourceRequest, Usage
+from gridx.schemas import BlobRef, CellSpec
 from gridx.states import Cause
 
-from .output_cap import OutputCap, checked_events
-from .runtime.frames import Cancel, Events, Exited, Ready, Result, Run
+from .output_cap import OutputCap, call_of, checked_events
+from .runtime.frames import (
+    INTERRUPT_GRACE_S,
+    CallExited,
+    Cancel,
+    Events,
+    Exited,
+    Frame,
+    Interrupt,
+    Ready,
+    Result,
+    Run,
+)
 from .sandbox.base import Sandbox, SandboxClosed
 from .sandbox.metering import checked_usage
 from .sandbox.pool import SandboxPool
@@ -24,41 +50,91 @@ _log = logging.getLogger(__name__)
 
 HARD_GRACE_S: Final = 3.0  # after its own time limit the supervisor has this long to say so
 CANCEL_GRACE_S: Final = 1.0  # and this long after it was asked to stop
+# What threads of earlier calls may say while a session lives; a call has its own, larger limit.
+LATE_HEAD_BYTES: Final = MIB
+LATE_TAIL_BYTES: Final = 64 * KIB
+_WITH_RESULT: Final = (Cause.COMPLETED, Cause.ERROR, Cause.TIMEOUT)
 
 
 class AttemptListener:
     """What the attempt tells whoever runs it. Called on the event loop, in this order:
-    ``started``, ``output`` for each piece, then ``ended``; or ``cannot_run`` alone."""
+    ``started`` and ``output`` for each piece, ``call_ended`` for each call but the last of a
+    session, then ``ended``; or ``cannot_run`` alone."""
 
     def __init__(
         self,
         *,
-        started: Callable[[AttemptRef], None],
+        started: Callable[[AttemptRef, int], None],
         output: Callable[[AttemptRef, bytes], None],
+        call_ended: Callable[[CallFinished], None],
         ended: Callable[[AttemptFinished], None],
         cannot_run: Callable[[AttemptRef, str], None],
     ) -> None:
         self.started = started
         self.output = output
+        self.call_ended = call_ended
         self.ended = ended
         self.cannot_run = cannot_run
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class _Call:
+    """One call: what it needs, and what it has said so far."""
+
+    number: int
+    code: str
+    timeout_s: float
+    cell: CellSpec | None
+    inputs: bytes
+    blobs: tuple[BlobRef, ...]
+    cap: OutputCap
+    result: bytes | None = None
+    is_handed_over: bool = False  # its sandbox has it
+    is_interrupted: bool = False
+    preparing: asyncio.Task[None] | None = None
+    began_s: float = 0.0
+    held_s: float = 0.0  # of the attempt, when the call began
+    stream_bytes: int = 0  # likewise
+
+    @property
+    def input_bytes(self) -> int:
+        """Return what the call brought along in its own message."""
+        return len(self.code.encode()) + len(self.inputs)
 
 
 class AttemptRun:
     """Runs one StartAttempt. ``run`` is a task; cancelling it kills the sandbox silently."""
 
     def __init__(self, start: StartAttempt, pool: SandboxPool, listener: AttemptListener) -> None:
+        limit_s = start.job.limits.timeout_s
         self._start = start
         self._pool = pool
         self._tell = listener
-        self._cap = OutputCap(call=start.call)
+        self._is_session = start.session is not None
+        self._call: _Call | None = _Call(
+            number=start.call,
+            code=start.job.code,
+            timeout_s=limit_s if start.call_timeout_s is None else start.call_timeout_s,
+            cell=start.cell,
+            inputs=start.inputs,
+            blobs=start.blobs,
+            cap=OutputCap(call=start.call),
+        )
+        self._newest = start.call
+        self._next_calls: deque[_Call] = deque()
+        self._late = OutputCap(head_bytes=LATE_HEAD_BYTES, tail_bytes=LATE_TAIL_BYTES)
         self._stream_bytes = 0
-        self._result: bytes | None = None
-        self._stopping = asyncio.Event()
+        self._past_input_bytes = 0  # of the calls that have ended
+        self._past_dropped_bytes = 0
+        self._ending: Cause | None = None  # why this worker ends it, when it does
+        self._has_begun = False
+        self._is_killing = False
         self._taking: asyncio.Task[Sandbox] | None = None
-        self._asking: asyncio.Task[None] | None = None
+        self._work: set[asyncio.Task[None]] = set()
         self._sandbox: Sandbox | None = None
         self._limit: asyncio.Timeout | None = None
+        self._deadline_s: float | None = None
+        self._time_is_up: asyncio.TimerHandle | None = None  # of a session
         self._flow = asyncio.Event()
         self._flow.set()
         self._has_exited = False
@@ -69,25 +145,51 @@ class AttemptRun:
     # ---- what may be asked of it from outside
 
     def stop(self) -> None:
-        """End the call on its user's wish: it is metered and reported as cancelled."""
-        if self._stopping.is_set():
-            return
-        self._stopping.set()
-        self.release()
+        """End it on its user's wish: it is metered and reported as cancelled."""
+        self._kill(Cause.CANCELLED)
+
+    def begin_call(self, start: StartCall) -> None:
+        """Run this call of a session when those before it have ended."""
+        self._next_calls.append(
+            _Call(
+                number=start.call,
+                code=start.code,
+                timeout_s=start.timeout_s,
+                cell=start.cell,
+                inputs=start.inputs,
+                blobs=start.blobs,
+                cap=OutputCap(call=start.call),
+            )
+        )
+        self._begin_next()
+
+    def interrupt(self, number: int) -> None:
+        """Interrupt a call of a session as a kernel is interrupted."""
+        for call in (self._call, *self._next_calls):
+            if call is None or call.number != number:
+                continue
+            call.is_interrupted = True
+            if call.is_handed_over:
+                self._say(Interrupt())
+            elif call.preparing is not None:
+                call.preparing.cancel()
+
+    def end_session(self) -> None:
+        """Close a session: its running call is interrupted, and it is reported as completed."""
         if self._limit is None:
-            if self._taking is not None:
-                self._taking.cancel()
-            return
-        soon_s = self._now_s() + CANCEL_GRACE_S
-        when_s = self._limit.when()
-        self._limit.reschedule(soon_s if when_s is None else min(when_s, soon_s))
-        if self._sandbox is not None:
-            # The loop below reads on; when this cannot be written it sees the end, too.
-            self._asking = asyncio.create_task(self._ask_to_stop(self._sandbox))
+            self.stop()
+        elif self._ending is None:
+            self._ending = Cause.COMPLETED
+            self._next_calls.clear()
+            self.release()
+            if self._call is None:
+                self._kill(Cause.COMPLETED)
+            else:
+                self.interrupt(self._call.number)
 
     def hold(self) -> None:
         """Read no more output until ``release``."""
-        if not self._stopping.is_set():
+        if self._ending is None:
             self._flow.clear()
 
     def release(self) -> None:
@@ -97,7 +199,7 @@ class AttemptRun:
     # ---- the run
 
     async def run(self) -> None:
-        """Take a sandbox, run the call, report. Returns when the report is told."""
+        """Take a sandbox, run the calls, report. Returns when the report is told."""
         request = self._start.job.limits.request()
         sandbox = self._pool.take_warm(request) or await self._wait_for_sandbox(request)
         if sandbox is None:
@@ -106,6 +208,8 @@ class AttemptRun:
         try:
             await self._run_in(sandbox)
         finally:
+            for task in self._work:
+                task.cancel()
             self._pool.discard(sandbox, is_idle=self._has_exited)
 
     async def _wait_for_sandbox(self, request: ResourceRequest) -> Sandbox | None:
@@ -120,33 +224,27 @@ class AttemptRun:
             if taking.done() and not taking.cancelled() and taking.exception() is None:
                 self._pool.discard(taking.result())
             task = asyncio.current_task()
-            if self._stopping.is_set() and task is not None and not task.cancelling():
+            if self._ending is not None and task is not None and not task.cancelling():
                 self._finish(Cause.CANCELLED, message="Cancelled before it started.")
                 return None
             raise
 
     async def _run_in(self, sandbox: Sandbox) -> None:
-        refusal = self._mismatch(sandbox)
-        if refusal:
-            self._tell.cannot_run(self.ref, refusal)
-            return
-        if self._stopping.is_set():
-            self._finish(Cause.CANCELLED, message="Cancelled before it started.")
+        if self._is_over_before(sandbox):
             return
         self._began_s = self._now_s()
-        limit_s = self._start.job.limits.timeout_s
         try:
-            async with asyncio.timeout(limit_s + HARD_GRACE_S) as self._limit:
+            async with asyncio.timeout(None) as self._limit:
+                assert self._call is not None
                 try:
-                    await sandbox.send(self._run_frame())
+                    await self._hand_over(sandbox, self._call)
                 except SandboxClosed:
                     self._tell.cannot_run(self.ref, "The sandbox ended before it had the job.")
                     return
-                self._tell.started(self.ref)
                 exited = await self._read_to_exit(sandbox)
         except TimeoutError:
             # The pool closes the stream before it kills: an unread one would hang the engine.
-            cause = Cause.CANCELLED if self._stopping.is_set() else Cause.TIMEOUT
+            cause = Cause.TIMEOUT if self._ending is None else self._ending
             self._finish(cause, usage=self._usage_by_own_clock(), message=self._hard_stop_message())
         except SandboxClosed:
             await self._died(sandbox)
@@ -163,14 +261,25 @@ class AttemptRun:
                 message=f"The job wrote into its own output channel. {error.message}",
             )
         else:
+            ours = None if _is_done(exited) else self._ending
             self._finish(
-                Cause.CANCELLED
-                if self._stopping.is_set() and not _is_done(exited)
-                else exited.cause,
-                exit_code=exited.exit_code,
-                message=exited.message,
-                usage=self._checked(exited.usage),
+                ours or exited.cause,
+                exit_code=None if ours is Cause.COMPLETED else exited.exit_code,
+                message=self._hard_stop_message() if ours else exited.message,
+                usage=self._checked(exited.usage, since_s=self._began_s, held_s=self._held_s),
             )
+        finally:
+            if self._time_is_up is not None:
+                self._time_is_up.cancel()
+
+    def _is_over_before(self, sandbox: Sandbox) -> bool:
+        """Tell of an attempt that ends before it begins; return whether it does."""
+        refusal = self._mismatch(sandbox)
+        if refusal:
+            self._tell.cannot_run(self.ref, refusal)
+        elif self._ending is not None:
+            self._finish(Cause.CANCELLED, message="Cancelled before it started.")
+        return bool(refusal) or self._ending is not None
 
     async def _read_to_exit(self, sandbox: Sandbox) -> Exited:
         while True:
@@ -179,12 +288,11 @@ class AttemptRun:
             frame = await sandbox.receive()
             match frame:
                 case Events(data=data):
-                    checked_events(data, call=self._start.call)
-                    self._output(self._cap.accept(data))
+                    self._take_events(data)
                 case Result(data=data):
-                    if len(data) > MAX_PAYLOAD_BYTES:
-                        raise SandboxError("The result is larger than was allowed.")
-                    self._result = data
+                    self._take_result(data)
+                case CallExited():
+                    self._call_over(frame)
                 case Exited():
                     self._has_exited = True
                     return frame
@@ -193,14 +301,157 @@ class AttemptRun:
 
     async def _wait_for_flow(self) -> None:
         # While nobody reads, the worker's own limit stands still; the supervisor's does not.
-        assert self._limit is not None
-        began_s, when_s = self._now_s(), self._limit.when()
-        self._limit.reschedule(None)
+        began_s = self._now_s()
+        self._apply_deadline()
         await self._flow.wait()
         waited_s = self._now_s() - began_s
         self._held_s += waited_s
-        if not self._stopping.is_set() and when_s is not None:  # else ``stop`` has set a nearer one
-            self._limit.reschedule(when_s + waited_s)
+        if self._ending is None and self._deadline_s is not None:  # else a nearer one was set
+            self._deadline_s += waited_s
+        self._apply_deadline()
+
+    # ---- calls
+
+    async def _prepare(self, call: _Call) -> None:
+        """Make ready what the call needs beside its message, before its sandbox has it."""
+
+    async def _hand_over(self, sandbox: Sandbox, call: _Call) -> None:
+        """Give the call to its sandbox.
+
+        Raises:
+            SandboxClosed: it has ended.
+        """
+        if call.blobs:
+            call.preparing = asyncio.create_task(self._prepare(call))
+            try:
+                await call.preparing
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if not call.is_interrupted or task is None or task.cancelling():
+                    raise
+        if call.is_interrupted:
+            if self._is_session:
+                self._end_call(call, Cause.CANCELLED, message="Interrupted before it began.")
+            return  # else it is being stopped, and the sandbox says so
+        call.is_handed_over = True
+        call.began_s, call.held_s = self._now_s(), self._held_s
+        call.stream_bytes = self._stream_bytes
+        self._newest = call.number
+        if not self._has_begun:
+            self._has_begun = True
+            self._began_s = call.began_s
+            if self._is_session:  # of a single call the supervisor keeps the time
+                limit_s = self._start.job.limits.timeout_s
+                loop = asyncio.get_running_loop()
+                self._time_is_up = loop.call_later(limit_s, self._kill, Cause.TIMEOUT)
+            self._set_deadline()
+            await sandbox.send(self._run_frame(call))
+            self._tell.started(self.ref, call.number)
+        else:  # its output may be read while it is still being written
+            self._set_deadline()
+            self._tell.started(self.ref, call.number)
+            await sandbox.send(self._run_frame(call))
+
+    def _begin_next(self) -> None:
+        """Hand over the next call of a session, when none runs and one waits."""
+        sandbox = self._sandbox
+        if self._call is None and self._next_calls and self._ending is None and sandbox is not None:
+            self._call = self._next_calls.popleft()
+            self._run_aside(self._hand_over(sandbox, self._call))
+
+    def _call_over(self, exited: CallExited) -> None:
+        call = self._call
+        if not self._is_session or call is None or call.number != exited.call:
+            raise SandboxError("The sandbox reported the end of a call that it did not have.")
+        self._end_call(
+            call,
+            exited.cause,
+            exit_code=exited.exit_code,
+            message=exited.message,
+            usage=self._checked(
+                exited.usage, since_s=call.began_s, held_s=self._held_s - call.held_s
+            ),
+        )
+
+    def _end_call(
+        self,
+        call: _Call,
+        cause: Cause,
+        *,
+        exit_code: int | None = None,
+        message: str = "",
+        usage: Usage | None = None,
+    ) -> None:
+        """Report a call of a session, which goes on, or is closed now."""
+        self._output(call.cap.finish())
+        self._call = None
+        self._past_input_bytes += call.input_bytes
+        self._past_dropped_bytes += call.cap.dropped_bytes
+        self._tell.call_ended(
+            CallFinished(
+                job_id=self.ref.job_id,
+                attempt=self.ref.attempt,
+                call=call.number,
+                cause=cause,
+                exit_code=exit_code,
+                message=message,
+                stream_bytes=self._stream_bytes,
+                result=call.result if cause in _WITH_RESULT else None,
+                usage=msgspec.structs.replace(
+                    usage or Usage(),
+                    input_bytes=call.input_bytes,
+                    output_bytes=self._stream_bytes - call.stream_bytes,
+                    dropped_bytes=call.cap.dropped_bytes,
+                ),
+            )
+        )
+        if self._ending is None:
+            self._set_deadline()
+            self._begin_next()
+        else:
+            self._kill(self._ending)
+
+    def _kill(self, cause: Cause) -> None:
+        """Have the sandbox ended, for this cause, and its last word read."""
+        if self._is_killing:
+            return
+        self._is_killing = True
+        self._ending = cause
+        self.release()
+        if self._limit is None:
+            if self._taking is not None:
+                self._taking.cancel()
+            return
+        soon_s = self._now_s() + CANCEL_GRACE_S
+        self._deadline_s = soon_s if self._deadline_s is None else min(self._deadline_s, soon_s)
+        self._apply_deadline()
+        if self._call is not None and self._call.preparing is not None:
+            self._call.is_interrupted = True
+            self._call.preparing.cancel()
+        # The loop above reads on; when this cannot be written it sees the end, too.
+        self._say(Cancel())
+
+    def _say(self, frame: Frame) -> None:
+        if self._sandbox is not None:
+            self._run_aside(self._sandbox.send(frame))
+
+    def _run_aside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(_unless_closed(work))
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+
+    def _set_deadline(self) -> None:
+        """Set when this worker loses patience: the supervisor keeps the same limits, sooner."""
+        end_s = self._began_s + self._start.job.limits.timeout_s
+        call = self._call
+        if self._is_session and call is not None and call.is_handed_over:
+            end_s = min(end_s, call.began_s + call.timeout_s + INTERRUPT_GRACE_S)
+        self._deadline_s = end_s + HARD_GRACE_S
+        self._apply_deadline()
+
+    def _apply_deadline(self) -> None:
+        if self._limit is not None and not self._limit.expired():
+            self._limit.reschedule(self._deadline_s if self._flow.is_set() else None)
 
     def _mismatch(self, sandbox: Sandbox) -> str:
         wanted = self._start.cell.python if self._start.cell is not None else ""
@@ -209,30 +460,25 @@ class AttemptRun:
             return f"The cell needs Python {wanted}; this sandbox has {has}."
         return ""
 
-    def _run_frame(self) -> Run:
-        start, cell = self._start, self._start.cell
+    def _run_frame(self, call: _Call) -> Run:
+        cell = call.cell
         return Run(
-            call=start.call,
+            call=call.number,
             kind="script" if cell is None else "cell",
-            code=start.job.code,
-            timeout_s=start.job.limits.timeout_s,
-            inputs=start.inputs,
+            code=call.code,
+            timeout_s=call.timeout_s,
+            inputs=call.inputs,
             expected=() if cell is None else cell.expected,
             watched=() if cell is None else cell.inputs,
             out=None if cell is None else cell.out,
             max_result_bytes=MAX_PAYLOAD_BYTES,
+            keep=self._is_session,
         )
-
-    async def _ask_to_stop(self, sandbox: Sandbox) -> None:
-        try:
-            await sandbox.send(Cancel())
-        except SandboxClosed:
-            pass  # it has ended by itself, and says so
 
     async def _died(self, sandbox: Sandbox) -> None:
         death = await sandbox.post_mortem()
-        if self._stopping.is_set():
-            self._finish(Cause.CANCELLED, usage=self._usage_by_own_clock())
+        if self._ending is not None:
+            self._finish(self._ending, usage=self._usage_by_own_clock())
         elif death.out_of_memory:
             usage = msgspec.structs.replace(
                 self._usage_by_own_clock(),
@@ -256,6 +502,25 @@ class AttemptRun:
 
     # ---- output and report
 
+    def _take_events(self, data: bytes) -> None:
+        first = self._start.call if self._is_session else self._newest
+        is_all_new = checked_events(data, call=self._newest, first=first)
+        call = self._call if self._call is not None and self._call.is_handed_over else None
+        if is_all_new and call is not None:
+            self._output(call.cap.accept(data))
+            return
+        for event in split_events(data):  # threads of calls that have ended say something, too
+            is_late = call is None or call_of(event) != call.number
+            cap = self._late if is_late or call is None else call.cap
+            self._output(cap.accept(bytes(event)))
+
+    def _take_result(self, data: bytes) -> None:
+        if self._call is None or not self._call.is_handed_over:
+            raise SandboxError("The sandbox sent a result of no call.")
+        if len(data) > MAX_PAYLOAD_BYTES:
+            raise SandboxError("The result is larger than was allowed.")
+        self._call.result = data
+
     def _output(self, data: bytes) -> None:
         if data:
             self._stream_bytes += len(data)
@@ -269,46 +534,62 @@ class AttemptRun:
         exit_code: int | None = None,
         message: str = "",
     ) -> None:
-        self._output(self._cap.finish())
-        start = self._start
-        usage = msgspec.structs.replace(
-            usage or Usage(),
-            input_bytes=len(start.job.code.encode()) + len(start.inputs),
-            output_bytes=self._stream_bytes,
-            dropped_bytes=self._cap.dropped_bytes,
-        )
+        """Report the attempt; the cause is that of the call, too, when one was running."""
+        if self._is_session and self._call is not None and cause is Cause.COMPLETED:
+            # It was closed, and its call had to be killed for that.
+            self._end_call(self._call, Cause.CANCELLED, message="Its session was closed.")
+        call = self._call
+        input_bytes, dropped_bytes = self._past_input_bytes, self._past_dropped_bytes
+        if call is not None:
+            self._output(call.cap.finish())
+            input_bytes += call.input_bytes
+            dropped_bytes += call.cap.dropped_bytes
+        self._output(self._late.finish())
+        result = call.result if call is not None and cause in _WITH_RESULT else None
         self._tell.ended(
             AttemptFinished(
-                job_id=start.job_id,
-                attempt=start.attempt,
-                call=start.call,
+                job_id=self.ref.job_id,
+                attempt=self.ref.attempt,
+                call=self._newest if call is None else call.number,
                 cause=cause,
                 exit_code=exit_code,
                 message=message,
                 stream_bytes=self._stream_bytes,
-                result=self._result if cause in (Cause.COMPLETED, Cause.ERROR) else None,
-                usage=usage,
+                result=result,
+                usage=msgspec.structs.replace(
+                    usage or Usage(),
+                    input_bytes=input_bytes,
+                    output_bytes=self._stream_bytes,
+                    dropped_bytes=dropped_bytes + self._late.dropped_bytes,
+                ),
             )
         )
 
-    def _checked(self, said: Usage) -> Usage:
+    def _checked(self, said: Usage, *, since_s: float, held_s: float) -> Usage:
         return checked_usage(
             said,
-            host_wall_s=self._now_s() - self._began_s,
+            host_wall_s=self._now_s() - since_s,
             request=self._start.job.limits.request(),
-            held_s=self._held_s,
+            held_s=held_s,
         )
 
     def _usage_by_own_clock(self) -> Usage:
         wall_s = self._now_s() - self._began_s - self._held_s
-        if not self._stopping.is_set():
+        if self._ending is None:
             wall_s = min(wall_s, self._start.job.limits.timeout_s)
         return Usage(wall_s=wall_s, source="none")
 
     def _hard_stop_message(self) -> str:
-        if self._stopping.is_set():
-            return "Stopped."
-        return f"Stopped at its time limit of {self._start.job.limits.timeout_s:g} s."
+        limit_s = self._start.job.limits.timeout_s
+        match self._ending:
+            case Cause.CANCELLED:
+                return "Cancelled."
+            case Cause.COMPLETED:
+                return ""
+            case Cause.TIMEOUT:
+                return f"The session was open for its limit of {limit_s:g} s."
+            case _:
+                return f"Stopped at its time limit of {limit_s:g} s."
 
     @staticmethod
     def _now_s() -> float:
@@ -318,3 +599,10 @@ class AttemptRun:
 def _is_done(exited: Exited) -> bool:
     """Whether the call ended by itself although it was being stopped."""
     return exited.cause not in (Cause.CANCELLED, Cause.CRASHED)
+
+
+async def _unless_closed(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except SandboxClosed:
+        pass  # it has ended by itself, and says so

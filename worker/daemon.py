@@ -19,6 +19,7 @@ from gridx.protocol import (
     PROTOCOL,
     AttemptFinished,
     AttemptRef,
+    CallFinished,
     CapabilityChanged,
     Heartbeat,
     Hello,
@@ -37,12 +38,17 @@ from .machine import (
     AnyEvent,
     AnyInstruction,
     Begin,
+    BeginCall,
+    CallEnded,
     CannotRun,
+    CloseSession,
     Disconnected,
     Ended,
     Forget,
+    ForgetCall,
     GiveUp,
     HoldOutput,
+    InterruptSandbox,
     Machine,
     OutputDue,
     OutputSent,
@@ -51,6 +57,7 @@ from .machine import (
     ReleaseOutput,
     SandboxHasJob,
     Send,
+    SendCallReport,
     SendOutput,
     SendReport,
     StopSandbox,
@@ -224,11 +231,17 @@ class Daemon:
         self._stop = stop
         self._outbox = Outbox(home.outbox)
         self._machine = Machine(owner=settings.user, capability=capability)
-        for ref, spool in self._outbox.restore():
-            if spool is None:
-                self._machine.restore_lost(ref)
+        for left in self._outbox.restore():
+            if left.spool is None:
+                self._machine.restore_lost(left.ref)
             else:
-                self._machine.restore_finished(ref, start=spool.start, end=spool.end)
+                self._machine.restore(
+                    left.ref,
+                    start=left.spool.start,
+                    end=left.spool.end,
+                    calls=left.calls,
+                    is_finished=left.is_finished,
+                )
         self._runs: dict[AttemptRef, tuple[AttemptRun, asyncio.Task[None]]] = {}
         self._due: dict[AttemptRef, asyncio.TimerHandle] = {}
         self._sent_at_s: dict[AttemptRef, float] = {}
@@ -243,6 +256,7 @@ class Daemon:
         self._listener = AttemptListener(
             started=self._on_started,
             output=self._on_output,
+            call_ended=self._on_call_ended,
             ended=self._on_ended,
             cannot_run=lambda ref, why: self._tell(CannotRun(ref=ref, reason=why)),
         )
@@ -415,8 +429,20 @@ class Daemon:
                 self._send_output(ref, start, budget)
             case SendReport(ref=ref):
                 self._connection.send(self._outbox.report(ref))
+            case SendCallReport(ref=ref, call=call):
+                self._connection.send(self._outbox.call_report(ref, call))
             case Begin(start=start_attempt):
                 self._begin(start_attempt)
+            case BeginCall(start=start_call):
+                ref = AttemptRef(job_id=start_call.job_id, attempt=start_call.attempt)
+                if ref in self._runs:
+                    self._runs[ref][0].begin_call(start_call)
+            case InterruptSandbox(ref=ref, call=call):
+                if ref in self._runs:
+                    self._runs[ref][0].interrupt(call)
+            case CloseSession(ref=ref):
+                if ref in self._runs:
+                    self._runs[ref][0].end_session()
             case StopSandbox(ref=ref, report=report):
                 self._stop_run(ref, report=report)
             case HoldOutput(ref=ref):
@@ -427,6 +453,8 @@ class Daemon:
                     self._runs[ref][0].release()
             case Trim(ref=ref, offset=offset):
                 self._outbox.spool(ref).trim(offset)
+            case ForgetCall(ref=ref, call=call):
+                self._outbox.forget_call(ref, call)
             case Forget(ref=ref):
                 self._outbox.forget(ref)
                 self._unsaved.discard(ref)
@@ -461,8 +489,8 @@ class Daemon:
 
     # ---- what the attempts say
 
-    def _on_started(self, ref: AttemptRef) -> None:
-        self._tell(SandboxHasJob(ref=ref))
+    def _on_started(self, ref: AttemptRef, call: int) -> None:
+        self._tell(SandboxHasJob(ref=ref, call=call))
         self._save_soon(ref)
 
     def _on_output(self, ref: AttemptRef, data: bytes) -> None:
@@ -508,6 +536,15 @@ class Daemon:
         )
         self._sent_at_s[ref] = self._now_s()
         self._tell(OutputSent(ref=ref, end=start + len(data)))
+
+    def _on_call_ended(self, report: CallFinished) -> None:
+        ref = AttemptRef(job_id=report.job_id, attempt=report.attempt)
+        if ref not in self._machine.attempts:
+            return  # fenced off meanwhile
+        self._cancel_due(ref)
+        self._outbox.keep_call_report(report)
+        self._tell(CallEnded(ref=ref, call=report.call, stream_bytes=report.stream_bytes))
+        self._save_soon(ref)
 
     def _on_ended(self, report: AttemptFinished) -> None:
         ref = AttemptRef(job_id=report.job_id, attempt=report.attempt)

@@ -11,11 +11,13 @@ The life of an attempt here:
         └── cannot be started, ──────────┴── worker stops ──> HANDED_BACK ── answered ──> forgotten
 
 A stop on the user's wish leaves the phase and marks it ``stopping``; a fenced one forgets the
-attempt at once.
+attempt at once. A session is one attempt that is RUNNING over many calls: the report of each
+waits for its CallSettled beside the phase, and all of them go before the attempt's own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final, assert_never
 
@@ -24,11 +26,15 @@ import msgspec
 from gridx.protocol import (
     AttemptRef,
     AttemptStarted,
+    CallSettled,
+    EndAttempt,
     HandBack,
+    InterruptCall,
     OutputAck,
     OutputResend,
     Settled,
     StartAttempt,
+    StartCall,
     StopAttempt,
     StoredEnd,
     ToWorker,
@@ -46,10 +52,21 @@ class Phase(StrEnum):
     STARTING = "starting"  # a sandbox is being taken for it
     RUNNING = "running"  # the sandbox has the job
     FINISHED = "finished"  # its report is on disk and waits for Settled
+    LOST = "lost"  # a session that died with an earlier run; reports of its calls are left
     HANDED_BACK = "handed_back"  # said so; kept until a connection has carried it for sure
 
 
 LIVE: Final = frozenset({Phase.STARTING, Phase.RUNNING})
+_RESTARTED: Final = "The worker was restarted while the job ran."
+_STOPPING: Final = "The worker is stopping."
+
+
+class CallReport(msgspec.Struct, kw_only=True):
+    """The report of a session's call, which waits for its CallSettled."""
+
+    call: int
+    stream_bytes: int  # the output stream up to here goes before it
+    is_sent: bool = False  # on this connection
 
 
 class Attempt(msgspec.Struct, kw_only=True):
@@ -57,7 +74,12 @@ class Attempt(msgspec.Struct, kw_only=True):
 
     request: ResourceRequest
     phase: Phase
-    call: int = 0
+    is_session: bool = False
+    call: int = 0  # the newest that was begun in its sandbox
+    last_call: int = 0  # the newest that the coordinator asked for
+    ended_call: int = -1  # the newest that has ended
+    is_closing: bool = False  # its session was asked to end
+    call_reports: list[CallReport] = msgspec.field(default_factory=list)
     written: int = 0  # end of the stream in the outbox
     sent: int = 0  # up to here it was sent on this connection
     acked: int = 0  # up to here the coordinator has it stored
@@ -67,6 +89,23 @@ class Attempt(msgspec.Struct, kw_only=True):
     report_sent: bool = False
     ticks: int = 0  # since something was sent and not answered
     reason: str = ""  # of a hand-back
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is a session that waits for its next call, with every report settled."""
+        is_running = self.is_session and self.phase == Phase.RUNNING and not self.is_closing
+        return is_running and self.ended_call == self.last_call and not self.call_reports
+
+    @property
+    def has_sent_report(self) -> bool:
+        """Whether a report was sent on this connection and is not settled."""
+        return self.report_sent or any(report.is_sent for report in self.call_reports)
+
+    def forget_sent(self) -> None:
+        """Have every report sent again."""
+        self.report_sent = False
+        for report in self.call_reports:
+            report.is_sent = False
 
 
 # ---------------------------------------------------------------- what may happen
@@ -90,6 +129,7 @@ class SandboxHasJob(Event, frozen=True, kw_only=True):
     """The call was written to its sandbox."""
 
     ref: AttemptRef
+    call: int = 0
 
 
 class OutputWritten(Event, frozen=True, kw_only=True):
@@ -116,6 +156,14 @@ class Ended(Event, frozen=True, kw_only=True):
     """The call has ended; its report and all its output are in the outbox."""
 
     ref: AttemptRef
+    stream_bytes: int
+
+
+class CallEnded(Event, frozen=True, kw_only=True):
+    """A call of a session has ended, which goes on; report and output are in the outbox."""
+
+    ref: AttemptRef
+    call: int
     stream_bytes: int
 
 
@@ -146,6 +194,7 @@ AnyEvent = (
     | OutputDue
     | OutputSent
     | Ended
+    | CallEnded
     | CannotRun
     | Ticked
     | StopTaking
@@ -180,10 +229,36 @@ class SendReport(Instruction, frozen=True, kw_only=True):
     ref: AttemptRef
 
 
+class SendCallReport(Instruction, frozen=True, kw_only=True):
+    """Send the report of a session's call from the outbox."""
+
+    ref: AttemptRef
+    call: int
+
+
 class Begin(Instruction, frozen=True, kw_only=True):
     """Take a sandbox and run the call in it."""
 
     start: StartAttempt
+
+
+class BeginCall(Instruction, frozen=True, kw_only=True):
+    """Run this call in the sandbox of its session, when those before it have ended."""
+
+    start: StartCall
+
+
+class InterruptSandbox(Instruction, frozen=True, kw_only=True):
+    """Interrupt a call of a session."""
+
+    ref: AttemptRef
+    call: int
+
+
+class CloseSession(Instruction, frozen=True, kw_only=True):
+    """End a session in order: it is reported as completed."""
+
+    ref: AttemptRef
 
 
 class StopSandbox(Instruction, frozen=True, kw_only=True):
@@ -212,6 +287,13 @@ class Trim(Instruction, frozen=True, kw_only=True):
     offset: int
 
 
+class ForgetCall(Instruction, frozen=True, kw_only=True):
+    """Remove the report of a session's call from the outbox."""
+
+    ref: AttemptRef
+    call: int
+
+
 class Forget(Instruction, frozen=True, kw_only=True):
     """Remove the attempt from the outbox."""
 
@@ -222,11 +304,16 @@ AnyInstruction = (
     Send
     | SendOutput
     | SendReport
+    | SendCallReport
     | Begin
+    | BeginCall
+    | InterruptSandbox
+    | CloseSession
     | StopSandbox
     | HoldOutput
     | ReleaseOutput
     | Trim
+    | ForgetCall
     | Forget
 )
 
@@ -261,23 +348,38 @@ class Machine:
         """Return how many attempts the coordinator still has to answer for."""
         return len(self.running())
 
-    def restore_finished(self, ref: AttemptRef, *, start: int, end: int) -> None:
-        """Take up an attempt that an earlier run finished: its stream from ``start`` is there."""
+    def restore(
+        self,
+        ref: AttemptRef,
+        *,
+        start: int,
+        end: int,
+        calls: Iterable[tuple[int, int]] = (),
+        is_finished: bool = True,
+    ) -> None:
+        """Take up an attempt that an earlier run left with reports to be sent.
+
+        Args:
+            ref: the attempt.
+            start: where the stream that is left begins.
+            end: where it ends.
+            calls: of a session, each call that is not settled and where its output ended.
+            is_finished: its own report is there; else the session died with its worker.
+        """
         self.attempts[ref] = Attempt(
             request=ResourceRequest(),
-            phase=Phase.FINISHED,
+            phase=Phase.FINISHED if is_finished else Phase.LOST,
             written=end,
             sent=start,
             acked=start,
             started=True,
+            call_reports=[CallReport(call=call, stream_bytes=at) for call, at in calls],
         )
 
     def restore_lost(self, ref: AttemptRef) -> None:
         """Take up an attempt that died with an earlier run of the worker."""
         self.attempts[ref] = Attempt(
-            request=ResourceRequest(),
-            phase=Phase.HANDED_BACK,
-            reason="The worker was restarted while the job ran.",
+            request=ResourceRequest(), phase=Phase.HANDED_BACK, reason=_RESTARTED
         )
 
     # ---- events in, instructions out
@@ -289,8 +391,8 @@ class Machine:
                 return self._received(message)
             case Disconnected():
                 return self._disconnected()
-            case SandboxHasJob(ref=ref):
-                return self._sandbox_has_job(ref)
+            case SandboxHasJob(ref=ref, call=call):
+                return self._sandbox_has_job(ref, call)
             case OutputWritten(ref=ref, end=end):
                 return self._output_written(ref, end)
             case OutputDue(ref=ref):
@@ -299,13 +401,14 @@ class Machine:
                 return self._output_sent(ref, end)
             case Ended(ref=ref, stream_bytes=end):
                 return self._ended(ref, end)
+            case CallEnded(ref=ref, call=call, stream_bytes=end):
+                return self._call_ended(ref, call, end)
             case CannotRun(ref=ref, reason=reason):
                 return self._cannot_run(ref, reason)
             case Ticked():
                 return self._ticked()
             case StopTaking():
-                self.is_stopping = True
-                return []
+                return self._stop_taking()
             case GiveUp():
                 return self._give_up()
             case _:
@@ -317,6 +420,12 @@ class Machine:
                 return self._welcomed(message)
             case StartAttempt():
                 return self._start(message)
+            case StartCall():
+                return self._start_call(message)
+            case InterruptCall(call=call):
+                return self._interrupt_call(_ref(message), call)
+            case EndAttempt():
+                return self._end_attempt(_ref(message))
             case StopAttempt(fenced=fenced):
                 return self._stop(_ref(message), fenced=fenced)
             case OutputAck(offset=offset):
@@ -325,6 +434,8 @@ class Machine:
                 return self._resend(_ref(message), offset)
             case Settled():
                 return self._settled(_ref(message))
+            case CallSettled(call=call):
+                return self._call_settled(_ref(message), call)
             case _:  # Refused: the connection deals with it
                 return []
 
@@ -341,7 +452,7 @@ class Machine:
             else:
                 if attempt.started:
                     todo.append(Send(message=_started(ref, attempt)))
-                attempt.report_sent = False
+                attempt.forget_sent()
                 todo += self._resend(ref, adopted[ref])
         return todo
 
@@ -350,7 +461,7 @@ class Machine:
         todo: list[AnyInstruction] = []
         for ref, attempt in self.attempts.items():
             attempt.sent = attempt.acked
-            attempt.report_sent = False
+            attempt.forget_sent()
             todo += self._hold_or_release(ref, attempt)
         return todo
 
@@ -364,12 +475,54 @@ class Machine:
         refusal = self._why_not(start, request)
         if refusal:
             return [Send(message=HandBack(job_id=ref.job_id, attempt=ref.attempt, message=refusal))]
-        self.attempts[ref] = Attempt(request=request, phase=Phase.STARTING, call=start.call)
+        self.attempts[ref] = Attempt(
+            request=request,
+            phase=Phase.STARTING,
+            is_session=start.session is not None,
+            call=start.call,
+            last_call=start.call,
+            ended_call=start.call - 1,
+        )
         return [Begin(start=start)]
+
+    def _start_call(self, start: StartCall) -> list[AnyInstruction]:
+        ref = _ref(start)
+        attempt = self._open_session(ref)
+        if attempt is None:
+            return []
+        if start.call > attempt.last_call:
+            attempt.last_call = start.call
+            return [BeginCall(start=start)]
+        for report in attempt.call_reports:  # said twice: so is the answer
+            if report.call == start.call:
+                report.is_sent = False
+                return self._pump(ref)
+        is_told = attempt.started and attempt.ended_call < start.call == attempt.call
+        return [Send(message=_started(ref, attempt))] if is_told else []
+
+    def _interrupt_call(self, ref: AttemptRef, call: int) -> list[AnyInstruction]:
+        attempt = self._open_session(ref)
+        if attempt is None or not attempt.ended_call < call <= attempt.last_call:
+            return []
+        return [InterruptSandbox(ref=ref, call=call)]
+
+    def _end_attempt(self, ref: AttemptRef) -> list[AnyInstruction]:
+        attempt = self._open_session(ref)
+        if attempt is None:
+            return []
+        attempt.is_closing = True
+        return [CloseSession(ref=ref), *self._hold_or_release(ref, attempt)]
+
+    def _open_session(self, ref: AttemptRef) -> Attempt | None:
+        """Return the attempt of a session that takes calls."""
+        attempt = self.attempts.get(ref)
+        if attempt is None or not attempt.is_session or attempt.phase not in LIVE:
+            return None
+        return None if attempt.stopping or attempt.is_closing else attempt
 
     def _why_not(self, start: StartAttempt, request: ResourceRequest) -> str:
         if self.is_stopping:
-            return "The worker is stopping."
+            return _STOPPING
         if self.capability.own_jobs_only and start.user != self._owner:
             return "This worker has no Docker and runs its own owner's jobs only."
         live = [attempt.request for attempt in self.attempts.values() if attempt.phase in LIVE]
@@ -395,10 +548,11 @@ class Machine:
         todo: list[AnyInstruction] = [StopSandbox(ref=ref, report=True)]
         return todo + self._hold_or_release(ref, attempt)
 
-    def _sandbox_has_job(self, ref: AttemptRef) -> list[AnyInstruction]:
+    def _sandbox_has_job(self, ref: AttemptRef, call: int) -> list[AnyInstruction]:
         attempt = self.attempts.get(ref)
-        if attempt is None or attempt.phase != Phase.STARTING:
+        if attempt is None or attempt.phase not in LIVE:
             return []
+        attempt.call = call
         attempt.phase = Phase.RUNNING
         attempt.started = True
         return [Send(message=_started(ref, attempt))] if self.is_connected else []
@@ -418,10 +572,15 @@ class Machine:
         return self._pump(ref)
 
     def _pump(self, ref: AttemptRef) -> list[AnyInstruction]:
-        """Send what the window allows; after the last byte of a finished attempt its report."""
+        """Send what the window allows; each report after the last byte before its end."""
         attempt = self.attempts.get(ref)
         if attempt is None or not self.is_connected or attempt.phase == Phase.HANDED_BACK:
             return []
+        for report in attempt.call_reports:
+            if not report.is_sent and report.stream_bytes <= attempt.sent:
+                report.is_sent = True
+                attempt.ticks = 0
+                return [SendCallReport(ref=ref, call=report.call), *self._pump(ref)]
         budget = WINDOW_BYTES - (attempt.sent - attempt.acked)
         if attempt.sent < attempt.written:
             if budget <= 0:
@@ -447,6 +606,8 @@ class Machine:
         attempt = self.attempts.get(ref)
         if attempt is None or attempt.phase == Phase.HANDED_BACK:
             return []
+        if attempt.phase == Phase.LOST:  # what was acknowledged is no longer here to be counted
+            attempt.written = max(attempt.written, offset)
         if not attempt.acked <= offset <= attempt.written:
             # The stored end went back, or is past what was ever written: the streams are not
             # the same any more, and only another attempt can make a whole one.
@@ -456,7 +617,7 @@ class Machine:
             todo.append(Trim(ref=ref, offset=offset))
         attempt.acked = attempt.sent = offset
         attempt.ticks = 0
-        attempt.report_sent = False
+        attempt.forget_sent()
         return todo + self._hold_or_release(ref, attempt) + self._pump(ref)
 
     def _ended(self, ref: AttemptRef, stream_bytes: int) -> list[AnyInstruction]:
@@ -466,6 +627,37 @@ class Machine:
         attempt.phase = Phase.FINISHED
         attempt.written = stream_bytes
         return self._pump(ref)
+
+    def _call_ended(self, ref: AttemptRef, call: int, stream_bytes: int) -> list[AnyInstruction]:
+        attempt = self.attempts.get(ref)
+        if attempt is None or attempt.phase not in LIVE:
+            return []
+        attempt.ended_call = call
+        attempt.written = stream_bytes
+        attempt.call_reports.append(CallReport(call=call, stream_bytes=stream_bytes))
+        return self._pump(ref)
+
+    def _call_settled(self, ref: AttemptRef, call: int) -> list[AnyInstruction]:
+        attempt = self.attempts.get(ref)
+        if attempt is None or all(report.call != call for report in attempt.call_reports):
+            return []
+        attempt.call_reports = [r for r in attempt.call_reports if r.call != call]
+        attempt.ticks = 0
+        todo: list[AnyInstruction] = [ForgetCall(ref=ref, call=call)]
+        if self.is_stopping and attempt.is_idle:
+            todo += self._hand_back(ref, _STOPPING)
+        elif attempt.phase == Phase.LOST and not attempt.call_reports:
+            todo += self._hand_back(ref, _RESTARTED)
+        return todo
+
+    def _stop_taking(self) -> list[AnyInstruction]:
+        """Take nothing more. A session that waits for its next call waits in vain."""
+        self.is_stopping = True
+        todo: list[AnyInstruction] = []
+        for ref, attempt in list(self.attempts.items()):
+            if attempt.is_idle:
+                todo += self._hand_back(ref, _STOPPING)
+        return todo
 
     def _cannot_run(self, ref: AttemptRef, reason: str) -> list[AnyInstruction]:
         attempt = self.attempts.get(ref)
@@ -485,7 +677,7 @@ class Machine:
         todo: list[AnyInstruction] = []
         for ref, attempt in list(self.attempts.items()):
             is_handed_back = attempt.phase == Phase.HANDED_BACK
-            is_waiting = attempt.sent > attempt.acked or attempt.report_sent or is_handed_back
+            is_waiting = attempt.sent > attempt.acked or attempt.has_sent_report or is_handed_back
             if not self.is_connected or not is_waiting:
                 continue
             attempt.ticks += 1
@@ -496,7 +688,7 @@ class Machine:
             else:
                 attempt.ticks = 0
                 attempt.sent = attempt.acked
-                attempt.report_sent = False
+                attempt.forget_sent()
                 todo += self._pump(ref)
         return todo
 
@@ -505,7 +697,7 @@ class Machine:
         todo: list[AnyInstruction] = []
         for ref, attempt in list(self.attempts.items()):
             if attempt.phase in LIVE:
-                todo += self._hand_back(ref, "The worker is stopping.")
+                todo += self._hand_back(ref, _STOPPING)
         return todo
 
     def _hand_back(self, ref: AttemptRef, reason: str) -> list[AnyInstruction]:
@@ -539,14 +731,26 @@ class Machine:
         A sandbox that is being stopped is always read, so that its last word arrives.
         """
         is_behind = attempt.written - attempt.acked > WINDOW_BYTES
-        hold = self.is_connected and is_behind and attempt.phase in LIVE and not attempt.stopping
+        is_ending = attempt.stopping or attempt.is_closing
+        hold = self.is_connected and is_behind and attempt.phase in LIVE and not is_ending
         if hold == attempt.is_held:
             return []
         attempt.is_held = hold
         return [HoldOutput(ref=ref) if hold else ReleaseOutput(ref=ref)]
 
 
-_Naming = StartAttempt | StopAttempt | OutputAck | OutputResend | Settled | StoredEnd
+_Naming = (
+    StartAttempt
+    | StartCall
+    | InterruptCall
+    | EndAttempt
+    | StopAttempt
+    | OutputAck
+    | OutputResend
+    | Settled
+    | CallSettled
+    | StoredEnd
+)
 
 
 def _ref(message: _Naming) -> AttemptRef:

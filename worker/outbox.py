@@ -2,9 +2,10 @@
 
     <data dir>/outbox/<job id>.<attempt>/
         00000000000000000000.events   the stream from that offset, whole events; several files
-        report                        the AttemptFinished, present when the call has ended
+        call-3                        the CallFinished of a session's call, until it is settled
+        report                        the AttemptFinished, present when the attempt has ended
 
-A folder without a report is an attempt that died with its worker. Nothing here is synchronised
+A folder without ``report`` is an attempt that died with its worker. Nothing here is synchronised
 to the platter: what survives is the death of the process. After a power cut the lease expires
 and the job runs again, as for every other loss that was never acknowledged.
 """
@@ -17,6 +18,7 @@ import re
 import shutil
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +27,7 @@ import msgspec
 from gridx.errors import GridXError, ProtocolError
 from gridx.events import MAX_EVENT_BYTES
 from gridx.ids import parse_job_id
-from gridx.protocol import AttemptFinished, AttemptRef
+from gridx.protocol import AttemptFinished, AttemptRef, CallFinished
 from gridx.resources import KIB, MIB
 
 _log = logging.getLogger(__name__)
@@ -35,10 +37,12 @@ RECENT_BYTES: Final = 256 * KIB  # of the stream's end stay in memory: sending r
 
 _FOLDER = re.compile(r"(job_[0-9a-f]{32})\.(\d{1,9})\Z")
 _SEGMENT = re.compile(r"(\d{20})\.events\Z")
+_CALL = re.compile(r"call-(\d{1,9})\Z")
 _PREFIX_BYTES = 4
 
 _report_encoder = msgspec.msgpack.Encoder()
-_report_decoder: msgspec.msgpack.Decoder[AttemptFinished] = msgspec.msgpack.Decoder(AttemptFinished)
+_Report = AttemptFinished | CallFinished
+_report_decoder: msgspec.msgpack.Decoder[_Report] = msgspec.msgpack.Decoder(_Report)
 
 
 class Spool:
@@ -190,6 +194,16 @@ def _whole_events_bytes(path: Path) -> int:
     return at
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """What an earlier run left of an attempt that it did not see settled."""
+
+    ref: AttemptRef
+    spool: Spool | None  # None: nothing of it can be reported
+    is_finished: bool
+    calls: tuple[tuple[int, int], ...]  # the unsettled calls of a session: number, stream_bytes
+
+
 class Outbox:
     """The spools and reports of every attempt that is not settled."""
 
@@ -199,11 +213,13 @@ class Outbox:
         self._reports: dict[AttemptRef, AttemptFinished] = {}
         self._saved: set[AttemptRef] = set()  # have a folder
         self._reported: set[AttemptRef] = set()  # and a report in it
+        self._calls: dict[AttemptRef, dict[int, CallFinished]] = {}
+        self._calls_saved: set[tuple[AttemptRef, int]] = set()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def restore(self) -> Iterator[tuple[AttemptRef, Spool | None]]:
-        """Yield what an earlier run left: the spool of a finished attempt that can still be
-        reported, or None for one that died with its worker."""
+    def restore(self) -> Iterator[Left]:
+        """Yield what an earlier run left: finished attempts, sessions that died with their
+        worker after calls that can still be reported, and whatever else died with it."""
         for path in sorted(self._folder.iterdir()):
             match = _FOLDER.match(path.name)
             if match is None:
@@ -211,17 +227,29 @@ class Outbox:
             ref = AttemptRef(job_id=match[1], attempt=int(match[2]))
             self._saved.add(ref)
             report = _read_report(path / "report")
+            calls = sorted(_read_call_reports(path), key=lambda ended: ended.call)
+            last = report or (calls[-1] if calls else None)
             spool = Spool.reopen(path)
             # Everything was trimmed: the stream was acknowledged to its end.
-            if report is not None and not spool.end:
-                spool = Spool.ended_at(path, report.stream_bytes)
-            if report is None or spool.end != report.stream_bytes:
-                yield ref, None
+            if last is not None and not spool.end:
+                spool = Spool.ended_at(path, last.stream_bytes)
+            is_cut = last is None or spool.end < last.stream_bytes
+            if is_cut or (report is not None and spool.end != report.stream_bytes):
+                yield Left(ref=ref, spool=None, is_finished=False, calls=())
                 continue
             self._spools[ref] = spool
-            self._reports[ref] = report
-            self._reported.add(ref)
-            yield ref, spool
+            for ended in calls:
+                self.keep_call_report(ended)
+                self._calls_saved.add((ref, ended.call))
+            if isinstance(report, AttemptFinished):
+                self._reports[ref] = report
+                self._reported.add(ref)
+            yield Left(
+                ref=ref,
+                spool=spool,
+                is_finished=report is not None,
+                calls=tuple((ended.call, ended.stream_bytes) for ended in calls),
+            )
 
     def begin(self, ref: AttemptRef) -> None:
         """Take the attempt up, in memory."""
@@ -242,11 +270,13 @@ class Outbox:
             folder.mkdir(mode=0o700, exist_ok=True)
             self._saved.add(ref)
         spool.flush()
+        for call, ended in self._calls.get(ref, {}).items():
+            if (ref, call) not in self._calls_saved:
+                _write_report(folder / f"call-{call}", ended)
+                self._calls_saved.add((ref, call))
         report = self._reports.get(ref)
         if report is not None and ref not in self._reported:
-            part = folder / "report.part"
-            part.write_bytes(_report_encoder.encode(report))
-            part.rename(folder / "report")
+            _write_report(folder / "report", report)
             self._reported.add(ref)
 
     def spool(self, ref: AttemptRef) -> Spool:
@@ -262,6 +292,22 @@ class Outbox:
         """Return the attempt's report."""
         return self._reports[ref]
 
+    def keep_call_report(self, report: CallFinished) -> None:
+        """Keep the report of a session's call until ``forget_call``, likewise."""
+        ref = AttemptRef(job_id=report.job_id, attempt=report.attempt)
+        self._calls.setdefault(ref, {})[report.call] = report
+
+    def call_report(self, ref: AttemptRef, call: int) -> CallFinished:
+        """Return the report of a session's call."""
+        return self._calls[ref][call]
+
+    def forget_call(self, ref: AttemptRef, call: int) -> None:
+        """Remove the report of a session's call."""
+        self._calls.get(ref, {}).pop(call, None)
+        if (ref, call) in self._calls_saved:
+            self._calls_saved.discard((ref, call))
+            (self._path(ref) / f"call-{call}").unlink(missing_ok=True)
+
     def forget(self, ref: AttemptRef) -> None:
         """Remove all that is kept of the attempt."""
         spool = self._spools.pop(ref, None)
@@ -269,6 +315,8 @@ class Outbox:
             spool.drop()
         self._reports.pop(ref, None)
         self._reported.discard(ref)
+        for call in self._calls.pop(ref, {}):
+            self._calls_saved.discard((ref, call))
         if ref in self._saved:
             self._saved.discard(ref)
             shutil.rmtree(self._path(ref), ignore_errors=True)
@@ -276,7 +324,7 @@ class Outbox:
     def close(self) -> None:
         """Save every attempt that has ended and is not settled, and close the files."""
         for ref, spool in self._spools.items():
-            if ref in self._reports:
+            if ref in self._reports or self._calls.get(ref):
                 self.save(ref)
             spool.drop()
 
@@ -284,7 +332,13 @@ class Outbox:
         return self._folder / f"{parse_job_id(ref.job_id)}.{ref.attempt}"
 
 
-def _read_report(path: Path) -> AttemptFinished | None:
+def _write_report(path: Path, report: _Report) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(_report_encoder.encode(report))
+    part.rename(path)
+
+
+def _read_report(path: Path) -> _Report | None:
     try:
         return _report_decoder.decode(path.read_bytes())
     except FileNotFoundError:
@@ -292,3 +346,11 @@ def _read_report(path: Path) -> AttemptFinished | None:
     except (OSError, msgspec.MsgspecError, GridXError) as error:
         _log.warning("a report is unreadable", extra={"action": "restore", "error": str(error)})
         return None
+
+
+def _read_call_reports(folder: Path) -> Iterator[CallFinished]:
+    for path in folder.iterdir():
+        if _CALL.match(path.name):
+            report = _read_report(path)
+            if isinstance(report, CallFinished):
+                yield report

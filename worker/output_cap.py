@@ -64,12 +64,22 @@ class OutputCap:
             self.dropped_bytes += gone
 
 
-def checked_events(data: bytes, *, call: int) -> None:
-    """Check that every event of ``data`` is one of ours and belongs to ``call``.
+def checked_events(data: bytes, *, call: int, first: int) -> bool:
+    """Check that every event of ``data`` is one of ours and belongs to a call of ``first`` to
+    ``call``; return whether all of them belong to ``call``.
 
     Raises:
-        ProtocolError: it is not; the job wrote into its own output pipe.
+        ProtocolError: it does not; the job wrote into its own output pipe.
     """
+    is_all_new = True
     for event in decode_events(data):
-        if event.call != call or isinstance(event, OutputDropped):
+        if not first <= event.call <= call or isinstance(event, OutputDropped):
             raise ProtocolError("An output event claims what only the worker may say.")
+        is_all_new = is_all_new and event.call == call
+    return is_all_new
+
+
+def call_of(event: bytes | memoryview) -> int:
+    """Return the call of one encoded event."""
+    (decoded,) = decode_events(event)
+    return decoded.call

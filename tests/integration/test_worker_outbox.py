@@ -43,7 +43,7 @@ def outbox(tmp_path: Path) -> Outbox:
 
 def restored(tmp_path: Path) -> tuple[Outbox, dict[AttemptRef, Spool | None]]:
     again = Outbox(tmp_path / "outbox")
-    return again, dict(again.restore())
+    return again, {left.ref: left.spool for left in again.restore()}
 
 
 def read_all(spool: Spool, start: int, budget_bytes: int = MIB) -> bytes:

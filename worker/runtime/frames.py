@@ -15,6 +15,7 @@ from gridx.states import Cause
 
 MAX_EVENTS_BYTES = 9 * MIB  # one Events frame
 MAX_RESULT_BYTES = 16 * MIB
+INTERRUPT_GRACE_S = 2.0  # a call that was interrupted has this long to obey
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):

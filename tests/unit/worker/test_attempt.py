@@ -9,7 +9,7 @@ import pytest
 from gridx.errors import SandboxError
 from gridx.events import OutputDropped, Stream, encode_event
 from gridx.ids import new_job_id
-from gridx.protocol import AttemptFinished, AttemptRef, StartAttempt
+from gridx.protocol import AttemptFinished, AttemptRef, CallFinished, StartAttempt
 from gridx.resources import GIB, ResourceRequest, Usage
 from gridx.schemas import CellSpec, JobRequest, Limits
 from gridx.states import Cause
@@ -101,17 +101,24 @@ class Heard:
 
     def __init__(self) -> None:
         self.started = asyncio.Event()
+        self.calls_begun: list[int] = []
+        self.call_reports: asyncio.Queue[CallFinished] = asyncio.Queue()
         self.output = b""
         self.report: AttemptFinished | None = None
         self.refusal = ""
 
     def listener(self) -> AttemptListener:
         return AttemptListener(
-            started=lambda ref: self.started.set(),
+            started=self._on_started,
             output=self._on_output,
+            call_ended=self.call_reports.put_nowait,
             ended=self._on_ended,
             cannot_run=self._on_cannot_run,
         )
+
+    def _on_started(self, ref: AttemptRef, call: int) -> None:
+        self.calls_begun.append(call)
+        self.started.set()
 
     def _on_output(self, ref: AttemptRef, data: bytes) -> None:
         assert self.report is None

@@ -425,7 +425,7 @@ def test_a_finished_attempt_waits_for_its_answer_when_the_worker_stops() -> None
 def test_a_restarted_worker_reports_what_it_finished_and_hands_back_what_died() -> None:
     machine = Machine(owner="lender", capability=CAPABILITY)
     lost = AttemptRef(job_id="job_" + "1" * 32, attempt=3)
-    machine.restore_finished(REF, start=100, end=300)
+    machine.restore(REF, start=100, end=300)
     machine.restore_lost(lost)
     assert set(machine.held()) == {REF, lost}
     assert machine.handle(welcome((REF, 200), (lost, 0))) == [

@@ -85,8 +85,8 @@ def test_nothing_is_lost_uncounted_or_reordered(pieces: list[list[int]]) -> None
 )
 def test_a_job_cannot_say_what_is_not_its_own(data: bytes) -> None:
     with pytest.raises(ProtocolError):
-        checked_events(data, call=0)
+        checked_events(data, call=0, first=0)
 
 
 def test_events_of_the_call_are_accepted() -> None:
-    checked_events(line(1) + line(2), call=0)
+    assert checked_events(line(1) + line(2), call=0, first=0)
