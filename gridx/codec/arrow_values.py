@@ -5,6 +5,7 @@ No Arrow IPC: its metadata could name extension types and compressed buffers.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any, Final
 
 from . import tags
@@ -77,10 +78,16 @@ def _array(encoder: Encoder, array: Any) -> list[Any]:
 
 def _own_copy(array: Any) -> Any:
     """Return ``array`` without the rest of the larger array that it is a slice of."""
+    return loaded("pyarrow").concat_arrays([array.slice(0, 0), array])
+
+
+def encode_texts(encoder: Encoder, array: Any) -> list[Any]:
+    """Return the node of a pandas column of strings that are stored by Arrow."""
     pyarrow = loaded("pyarrow")
-    if pyarrow.types.is_nested(array.type):
-        return pyarrow.array(array.to_pylist(), array.type)
-    return array.take(pyarrow.array(range(len(array)), pyarrow.int64()))
+    stored = array.__arrow_array__(pyarrow.large_string())
+    if isinstance(stored, pyarrow.ChunkedArray):
+        stored = _in_one_piece(stored)
+    return _array(encoder, stored)
 
 
 def _type_node(kind: Any) -> Any:
@@ -129,6 +136,36 @@ def _decode_array(decoder: Decoder, node: Any, depth: int) -> Any:
     except Exception as exc:
         raise CodecError(f"The result is malformed (arrow: {type(exc).__name__}).") from None
     return array
+
+
+def decode_texts(decoder: Decoder, node: Any, depth: int) -> Any:
+    """Return an Arrow array of strings; a list of them where pyarrow is not installed."""
+    is_array = type(node) is list and len(node) == 4 and node[0] == tags.ARROW_ARRAY
+    decoder.check(is_array and node[1] == "large_string", "text column")
+    try:
+        return _decode_array(decoder, node, depth)
+    except LibraryMissing:
+        return _texts_without_arrow(decoder, node)
+
+
+def _texts_without_arrow(decoder: Decoder, node: list[Any]) -> list[str | None]:
+    parts = node[3][1] if type(node[3]) is list and len(node[3]) == 3 else None
+    if type(parts) is not list or len(parts) != 3:
+        raise CodecError("The result is malformed (text column).")
+    valid, offsets, text = (None if part is None else decoder.raw(part) for part in parts)
+    if offsets is None or text is None:
+        raise CodecError("The result is malformed (text column).")
+    count = decoder.integer(node[2], 0, len(offsets) // 8 - 1)
+    decoder.check(valid is None or len(valid) * 8 >= count, "text column")
+    ends = [int.from_bytes(offsets[at : at + 8], "little") for at in range(0, count * 8 + 8, 8)]
+    is_rising = all(low <= high for low, high in itertools.pairwise(ends))
+    decoder.check(is_rising and ends[-1] <= len(text), "text column")
+    return [
+        None
+        if valid is not None and not valid[i >> 3] >> (i & 7) & 1
+        else str(text[ends[i] : ends[i + 1]], "utf-8")
+        for i in range(count)
+    ]
 
 
 def _type(decoder: Decoder, node: Any, nesting: int = 0) -> Any:

@@ -82,7 +82,7 @@ def _column(encoder: Encoder, value: list[Any], depth: int) -> list[Any]:
         known = _packed(encoder, value, kind) or _sequences(encoder, value, kind)
         if known is not None:
             return known
-    return [tags.LIST, *[encoder.node(part, depth) for part in value]]
+    return [tags.LIST, *encoder.nodes(value, depth)]
 
 
 def _sequences(
@@ -117,7 +117,7 @@ def _plain_column(encoder: Encoder, value: list[Any], nesting: int) -> list[Any]
             return packed
         kinds = {kind}
     if kinds <= _ATOMS:
-        return [tags.LIST, *[encoder.node(part) for part in value]]
+        return [tags.LIST, *encoder.nodes(value, 0)]
     return None
 
 
@@ -183,7 +183,6 @@ def _numbers(code: str) -> _Rule:
         raw = decoder.raw(node[1])
         numbers = array(code)
         decoder.check(len(raw) % numbers.itemsize == 0, "packed numbers")
-        decoder.count(len(raw) // numbers.itemsize)
         numbers.frombytes(raw)
         if sys.byteorder == "big":
             numbers.byteswap()
@@ -195,16 +194,14 @@ def _numbers(code: str) -> _Rule:
 def _bools(decoder: Decoder, node: list[Any], depth: int) -> list[Any]:
     decoder.check(len(node) == 2, "packed bools")
     raw = bytes(decoder.raw(node[1]))
-    decoder.count(len(raw))
     decoder.check(not raw.strip(b"\0\1"), "packed bools")
     return [byte == 1 for byte in raw]
 
 
 def _strings(decoder: Decoder, node: list[Any], depth: int) -> list[Any]:
     decoder.check(len(node) == 3, "packed strings")
-    lengths = decoder.raw(node[2])
-    decoder.count(len(lengths) // 4)
-    return list(packed_text.unpack(decoder.raw(node[1]), lengths, may_miss=False))
+    texts = packed_text.unpack(decoder.raw(node[1]), decoder.raw(node[2]), may_miss=False)
+    return list(texts)
 
 
 _PACKED: Final[dict[int, _Rule]] = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import collections
 import datetime as dt
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -30,6 +30,9 @@ from .framing import join
 
 # Below the decoder's 120, so that what is encoded is never too deep there.
 _MAX_DEPTH: Final = 100
+# Below the decoder's 5 million containers and 10 million parts, for the same reason.
+_MAX_PARTS: Final = 4_500_000
+_PLAIN: Final = frozenset({type(None), bool, float})
 _LARGE_BYTES: Final = 4_096
 _INT64: Final = 1 << 63
 _SUMMARY_CHARS: Final = 300
@@ -60,6 +63,7 @@ class Encoder:
         self.opaque_count = 0
         """How many values have travelled closed so far."""
         self._closes = True
+        self._parts = 0
         self._inputs = {number: [name] for number, name in (inputs or {}).items()}
         self._inputs |= code or {}
         self._memo: dict[int, int] = {}
@@ -93,6 +97,14 @@ class Encoder:
         if id(value) in self._inputs:
             return [tags.INPUT, *self._inputs[id(value)]]
         return self._compound(value, cls, depth)
+
+    def nodes(self, values: Collection[Any], depth: int) -> list[Any]:
+        """Return the nodes of ``values``, the parts of one container."""
+        self._parts += len(values)
+        if self._parts > _MAX_PARTS:
+            raise Unsupported("more parts than a message may have")
+        node = self.node
+        return [value if type(value) in _PLAIN else node(value, depth) for value in values]
 
     def open_node(self, value: Any, most_bytes: int) -> Any:
         """Return the node of ``value``; None where it would be closed or above ``most_bytes``."""
@@ -226,7 +238,7 @@ def _list(encoder: Encoder, value: list[Any], depth: int) -> list[Any]:
     known = column_values.encode_list(encoder, value, depth)
     if known is not None:
         return known
-    return [tags.LIST, *[encoder.node(part, depth) for part in value]]
+    return [tags.LIST, *encoder.nodes(value, depth)]
 
 
 def _tuple(encoder: Encoder, value: tuple[Any, ...], depth: int) -> list[Any]:
@@ -234,7 +246,7 @@ def _tuple(encoder: Encoder, value: tuple[Any, ...], depth: int) -> list[Any]:
     if packed is not None:
         return packed
     with encoder.busy(value):
-        node = [tags.TUPLE, *[encoder.node(part, depth) for part in value]]
+        node = [tags.TUPLE, *encoder.nodes(value, depth)]
     encoder.mark(value)
     return node
 
@@ -257,10 +269,7 @@ def _dict(encoder: Encoder, value: dict[Any, Any], depth: int) -> Any:
 def _items(encoder: Encoder, value: Mapping[Any, Any], depth: int) -> Iterable[Any]:
     if not user_values.has_inert_keys(value):
         raise Unsupported("keys with a hash of their own")
-    nodes: list[Any] = []
-    for key, part in value.items():
-        nodes += [encoder.node(key, depth), encoder.node(part, depth)]
-    return nodes
+    return encoder.nodes([part for item in value.items() for part in item], depth)
 
 
 def _default_dict(encoder: Encoder, value: Any, depth: int) -> list[Any]:
@@ -279,7 +288,7 @@ def _set(encoder: Encoder, value: set[Any], depth: int) -> list[Any]:
     if packed is not None:
         return packed
     encoder.mark(value)
-    return [tags.SET, *[encoder.node(part, depth) for part in value]]
+    return [tags.SET, *encoder.nodes(value, depth)]
 
 
 def _frozenset(encoder: Encoder, value: frozenset[Any], depth: int) -> list[Any]:
@@ -289,14 +298,14 @@ def _frozenset(encoder: Encoder, value: frozenset[Any], depth: int) -> list[Any]
     if packed is not None:
         return packed
     with encoder.busy(value):
-        node = [tags.FROZENSET, *[encoder.node(part, depth) for part in value]]
+        node = [tags.FROZENSET, *encoder.nodes(value, depth)]
     encoder.mark(value)
     return node
 
 
 def _deque(encoder: Encoder, value: Any, depth: int) -> list[Any]:
     encoder.mark(value)
-    return [tags.DEQUE, value.maxlen, *[encoder.node(part, depth) for part in value]]
+    return [tags.DEQUE, value.maxlen, *encoder.nodes(value, depth)]
 
 
 def _bytearray(encoder: Encoder, value: bytearray, depth: int) -> list[Any]:
@@ -325,7 +334,7 @@ def _shell_list(encoder: Encoder, value: Any, depth: int) -> Any:
     if type(value).__name__ != "SList":
         raise Unsupported(type(value).__qualname__)
     encoder.mark(value)
-    return [tags.LIST, *[encoder.node(part, depth) for part in list(value)]]
+    return [tags.LIST, *encoder.nodes(list(value), depth)]
 
 
 _BY_LIBRARY: Final[dict[str, Rule]] = {

@@ -20,6 +20,8 @@ from .limits import Limits
 _PREFIX: Final = struct.Struct("<4sQ")
 _ALIGNMENT: Final = 64
 _ALIGNED_BYTES: Final = 4_096
+# A head of this size can become so many objects at most, and msgspec bounds its depth.
+_UNSCANNED_BYTES: Final = 4 << 20
 _BLOCK_BYTES: Final = 8 << 20
 # Levels of MessagePack for one level of containers: pandas and Arrow nodes nest a few lists.
 _LEVELS_PER_DEPTH: Final = 3
@@ -31,7 +33,7 @@ _SIZED: Final = {0xC4: 1, 0xD9: 1, 0xC5: 2, 0xDA: 2, 0xC6: 4, 0xDB: 4}
 _ARRAYS: Final = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pieces:
     """A message in the buffers that it was made of: large ones are the user's own memory."""
 
@@ -77,7 +79,7 @@ def pieces(magic: bytes, root: Any, blobs: Sequence[bytes | memoryview]) -> Piec
         gap = _gap(at, len(view))
         buffers += [bytes(gap), view] if gap else [view]
         at += gap + len(view)
-    return Pieces(tuple(buffers), at)
+    return Pieces(buffers=tuple(buffers), size_bytes=at)
 
 
 def _gap(at: int, size_bytes: int) -> int:
@@ -104,7 +106,8 @@ def split(
     if body > len(view):
         raise CodecError("The result is cut off.")
     head = view[_PREFIX.size : body]
-    scan(bytes(head), depth=limits.depth * _LEVELS_PER_DEPTH, nodes=limits.nodes * 2)
+    if len(head) > _UNSCANNED_BYTES:
+        scan(bytes(head), depth=limits.depth * _LEVELS_PER_DEPTH, nodes=limits.nodes * 2)
     try:
         message = msgspec.msgpack.decode(head)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, ValueError, MemoryError):

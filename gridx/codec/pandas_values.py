@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from . import packed_text, tags
+from . import arrow_values, packed_text, tags
 from .failures import CodecError, LibraryMissing, Unsupported
 from .libraries import load, loaded
 from .numpy_values import (
@@ -118,12 +118,13 @@ def _column(encoder: Encoder, array: Any, depth: int) -> list[Any]:
 
 
 def _text_column(encoder: Encoder, array: Any, dtype: Any) -> list[Any]:
-    pandas = loaded("pandas")
-    texts = array.to_numpy(dtype=object, na_value=None).tolist()
-    joined, lengths = packed_text.pack(texts)
-    missing = "NA" if dtype.na_value is pandas.NA else "nan"
+    missing = "NA" if dtype.na_value is loaded("pandas").NA else "nan"
+    if dtype.storage == "pyarrow":
+        texts = arrow_values.encode_texts(encoder, array)
+        return [tags.TEXT_COLUMN, "pyarrow", missing, texts]
+    joined, lengths = packed_text.pack(array.to_numpy(dtype=object, na_value=None).tolist())
     blobs = encoder.blob(joined), encoder.blob(lengths)
-    return [tags.TEXT_COLUMN, dtype.storage, missing, *blobs]
+    return [tags.TEXT_COLUMN, "python", missing, *blobs]
 
 
 # ---------------------------------------------------------------- decode
@@ -280,21 +281,19 @@ def _decode_zoned(decoder: Decoder, node: list[Any], depth: int) -> Any:
 
 def _decode_text(decoder: Decoder, node: list[Any], depth: int) -> Any:
     pandas = load("pandas")
-    decoder.check(len(node) == 5 and node[1] in ("python", "pyarrow"), "text column")
-    decoder.check(node[2] in ("nan", "NA"), "text column")
-    lengths = decoder.raw(node[4])
-    decoder.count(len(lengths) // 4)
-    texts = packed_text.unpack(decoder.raw(node[3]), lengths, may_miss=True)
+    decoder.check(len(node) >= 3 and node[2] in ("nan", "NA"), "text column")
     missing = pandas.NA if node[2] == "NA" else float("nan")
-
-    def make() -> Any:
-        try:
-            dtype = pandas.StringDtype(node[1], na_value=missing)
-        except ImportError:  # no pyarrow here: the same strings, stored by Python
-            dtype = pandas.StringDtype("python", na_value=missing)
-        return pandas.array(texts, dtype=dtype)
-
-    return _build("text column", make)
+    storage = node[1]
+    if storage == "pyarrow":
+        decoder.check(len(node) == 4, "text column")
+        texts = arrow_values.decode_texts(decoder, node[3], depth)
+        if type(texts) is list:  # no pyarrow here: the same strings, stored by Python
+            storage = "python"
+    else:
+        decoder.check(storage == "python" and len(node) == 5, "text column")
+        texts = packed_text.unpack(decoder.raw(node[3]), decoder.raw(node[4]), may_miss=True)
+    dtype = pandas.StringDtype(storage, na_value=missing)
+    return _build("text column", lambda: pandas.array(texts, dtype=dtype))
 
 
 def _decode_masked(decoder: Decoder, node: list[Any], depth: int) -> Any:

@@ -18,13 +18,15 @@ from __future__ import annotations
 
 import types
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from ..ship import replay
 from . import tags
 from .encode import Encoder
-from .framing import Pieces as ResultPieces
-from .framing import pieces
+from .framing import Pieces, pieces
 from .home import Applied, apply_result
 from .snapshot import Snapshot, digests, snapshot
 
@@ -51,6 +53,23 @@ _SHELL_NAMES: Final = frozenset(
 _MAX_UNEXPECTED: Final = 1_000
 # What the notebook shows is shown already; its value is worth this much and no more.
 _MAX_LAST_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultPieces(Pieces):
+    """A result in the buffers that it was made of, and what they hold."""
+
+    contents: tuple[tuple[str, tuple[int, int], Any], ...]
+    """Name of each value or file, its first buffer and the one after its last, its node."""
+    blobs: tuple[Any, ...]
+
+    def largest(self, count: int = 3) -> list[tuple[str, int]]:
+        """Return the ``count`` largest names or files, with their bytes."""
+        sizes = []
+        for name, (first, end), node in self.contents:
+            beside = sum(memoryview(blob).nbytes for blob in self.blobs[first:end])
+            sizes.append((name, beside + len(msgspec.msgpack.encode(node))))
+        return sorted(sizes, key=lambda item: item[1], reverse=True)[:count]
 
 
 def encode_result(
@@ -90,7 +109,7 @@ def result_pieces(
     changes = _Changes(before, after, expected, replay.statements(cell))
     inputs = {**changes.unchanged_inputs, id(after): tags.NAMESPACE}
     encoder = Encoder(inputs=inputs, code=before.code)
-    entries = []
+    entries, contents = [], []
     for name in changes.values:
         start, blobs, closed = encoder.memo_length, len(encoder.blobs), encoder.opaque_count
         node = encoder.node(after[name])
@@ -99,15 +118,25 @@ def result_pieces(
             encoder.forget(start, blobs)
             continue
         entries.append([name, start, node])
+        contents.append((name, (blobs, len(encoder.blobs)), node))
     updates = []
     for name in changes.changed:
         number = encoder.memo_index(after[name])
         if number is not None:
             updates.append([number, name])
     shown = None if last is None else _last(encoder, last)
-    sent = [[path, encoder.blob(data)] for path, data in files]
+    sent: list[Any] = []
+    for path, data in files:
+        sent.append([path, encoder.blob(data)])
+        contents.append((path, (len(encoder.blobs) - 1, len(encoder.blobs)), None))
     root = [entries, updates, changes.deleted, changes.defined, changes.unexpected, sent, shown]
-    return pieces(tags.RESULT_MAGIC, root, encoder.blobs)
+    made = pieces(tags.RESULT_MAGIC, root, encoder.blobs)
+    return ResultPieces(
+        buffers=made.buffers,
+        size_bytes=made.size_bytes,
+        contents=tuple(contents),
+        blobs=tuple(encoder.blobs),
+    )
 
 
 def _last(encoder: Encoder, value: object) -> list[Any] | None:

@@ -435,6 +435,14 @@ def test_a_message_in_blocks_is_the_message() -> None:
         assert b"".join(blocks) == whole
 
 
+def test_the_largest_parts_of_a_result_are_told() -> None:
+    made = _pieces(
+        {"a": np.zeros(1_000), "b": [None, "x" * 3_000], "c": 1}, files=[("f.bin", bytes(20_000))]
+    )
+    assert made.largest(2) == [("f.bin", 20_001), ("a", made.largest()[1][1])]
+    assert [name for name, _ in made.largest(9)] == ["f.bin", "a", "b", "c"]
+
+
 def test_a_block_inside_an_array_is_the_arrays_own_memory() -> None:
     array = np.zeros(1_000_000)
     blocks = [b for b in _pieces({"a": array}).blocks(65_536) if isinstance(b, memoryview)]
