@@ -19,6 +19,7 @@ from gridx.clock import monotonic_s
 from gridx.errors import NotBuilt, SettingsError
 from gridx.protocol import OutputAck, OutputResend
 
+from .blobs import LocalBlobs
 from .bus import InProcessBus
 from .eventlog.segments import SegmentLog
 from .rules.scheduling import Scheduler
@@ -155,12 +156,17 @@ async def serving(settings: Settings) -> AsyncIterator[Serving]:
         stack.push_async_callback(store.close)
         log = SegmentLog(settings.log_dir, max_bytes=settings.max_log_bytes)
         stack.push_async_callback(log.close)
+        blobs = LocalBlobs(settings.blobs_dir)
+        stack.push_async_callback(blobs.close)
+        await blobs.open()
         passwords = Passwords()
         stack.callback(passwords.close)
         tasks = _Tasks()
         stack.push_async_callback(tasks.close)
 
-        context = _build(settings, store, log, passwords, tasks, f"http://{name}:{http_port}")
+        context = _build(
+            settings, store, log, blobs, passwords, tasks, f"http://{name}:{http_port}"
+        )
         await context.dispatcher.recover()
         token = read_or_make_token(settings.data_dir)
 
@@ -195,6 +201,7 @@ def _build(
     settings: Settings,
     store: Store,
     log: SegmentLog,
+    blobs: LocalBlobs,
     passwords: Passwords,
     tasks: _Tasks,
     http_url: str,
@@ -214,6 +221,7 @@ def _build(
         settings=settings,
         store=store,
         log=log,
+        blobs=blobs,
         bus=InProcessBus(),
         passwords=passwords,
         scheduler=Scheduler(),

@@ -42,7 +42,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     starting_limit_s: float = 120.0  # an attempt that has not started by then is lost
     overrun_s: float = 60.0  # an attempt this far past its own timeout is lost
     cancel_limit_s: float = 20.0  # a cancelled attempt that has not reported by then is closed
-    max_tries: int = 3
+    max_tries: int = 3  # of a job that does not say how many retries it wants
+    most_tries: int = 10  # of one that does
     max_attempts: int = 20  # a job that so many workers took and gave back ends as worker_lost
 
     # credits
@@ -63,6 +64,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def log_dir(self) -> Path:
         """Where the output of attempts lies."""
         return self.data_dir / "streams"
+
+    @property
+    def blobs_dir(self) -> Path:
+        """Where blobs lie."""
+        return self.data_dir / "blobs"
 
     @property
     def is_open(self) -> bool:

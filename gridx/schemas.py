@@ -37,8 +37,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return ResourceRequest(cores=self.cpus, memory_bytes=self.memory_bytes, gpus=self.gpus)
 
 
-class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The body of ``POST /jobs``. ``job_id`` is the idempotency key; without one it gets one."""
+class JobRequest(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """The body of ``POST /jobs``. ``job_id`` is the idempotency key; without one it gets one.
+
+    A default is left out on the wire: who does not know a field refuses the whole request.
+    """
 
     code: str
     user_id: str | None = None

@@ -23,25 +23,43 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from gridx.protocol import PROTOCOL
 from gridx.resources import Capability, Load, ResourceRequest, format_bytes
+from gridx.schemas import CellSpec
 
 CANDIDATES = 16  # workers looked at when a job arrives
 _COMPACT_ABOVE = 64  # dead heap entries that are tolerated beside the live ones
 
 
 class Shape(NamedTuple):
-    """What a job needs of a worker. ``python`` is a minor version such as "3.11", or empty."""
+    """What a job needs of a worker.
+
+    ``python`` is a minor version such as "3.11", or empty; ``protocol`` the oldest in which the
+    worker can be told of everything that belongs to the job.
+    """
 
     cores: float
     memory_bytes: int
     gpus: int
     language: str
     python: str
+    protocol: int = 1
 
     @classmethod
-    def of(cls, request: ResourceRequest, language: str, python: str = "") -> Shape:
+    def of(
+        cls, request: ResourceRequest, language: str, python: str = "", protocol: int = 1
+    ) -> Shape:
         """Return the shape of a job that asks for ``request`` and speaks ``language``."""
-        return cls(request.cores, request.memory_bytes, request.gpus, language, python)
+        return cls(request.cores, request.memory_bytes, request.gpus, language, python, protocol)
+
+
+def needed_protocol(cell: CellSpec | None, *, has_blobs: bool, is_session: bool = False) -> int:
+    """Return the oldest protocol number of a worker that can run this.
+
+    An older one would ignore what it does not know, and run something else than was asked for.
+    """
+    has_files = cell is not None and bool(cell.files or cell.fetch or cell.prelude)
+    return 2 if has_blobs or has_files or is_session else 1
 
 
 class WorkerClass(NamedTuple):
@@ -51,6 +69,7 @@ class WorkerClass(NamedTuple):
     memory_bytes: int
     gpus: int
     languages: frozenset[tuple[str, str]]  # (language, Python minor version)
+    protocol: int = PROTOCOL  # that was agreed on with it
 
 
 @dataclass(slots=True, eq=False)
@@ -103,13 +122,14 @@ class WorkerRoom:
         self.free_slots = self.capability.slots - len(self.held)
 
 
-def class_of(capability: Capability) -> WorkerClass:
-    """Return the class of a worker that offers ``capability``."""
+def class_of(capability: Capability, protocol: int = PROTOCOL) -> WorkerClass:
+    """Return the class of a worker that offers ``capability`` and speaks ``protocol``."""
     return WorkerClass(
         cores=capability.cores,
         memory_bytes=capability.memory_bytes,
         gpus=len(capability.gpus),
         languages=frozenset((image.language, image.python) for image in capability.images),
+        protocol=protocol,
     )
 
 
@@ -127,6 +147,7 @@ def is_feasible(shape: Shape, worker_class: WorkerClass) -> bool:
         worker_class.cores >= shape.cores
         and worker_class.memory_bytes >= shape.memory_bytes
         and worker_class.gpus >= shape.gpus
+        and worker_class.protocol >= shape.protocol
         and speaks(worker_class, shape.language, shape.python)
     )
 
@@ -226,11 +247,16 @@ class Scheduler:
     # --- the workers -------------------------------------------------------------------------
 
     def add_worker(
-        self, worker_id: str, owner: str, capability: Capability, held: Iterable[tuple[str, Shape]]
+        self,
+        worker_id: str,
+        owner: str,
+        capability: Capability,
+        held: Iterable[tuple[str, Shape]],
+        protocol: int = PROTOCOL,
     ) -> None:
         """Add a worker that came online, with the attempts that it runs already."""
         self.remove_worker(worker_id)
-        worker = WorkerRoom(worker_id, owner, capability, class_of(capability))
+        worker = WorkerRoom(worker_id, owner, capability, class_of(capability, protocol))
         worker.held.update(held)
         self._workers[worker_id] = worker
         self._recount(worker)
@@ -245,7 +271,8 @@ class Scheduler:
         """Set what a worker offers from now on."""
         if worker := self._workers.get(worker_id):
             self._list(worker, has_room=False)
-            worker.capability, worker.worker_class = capability, class_of(capability)
+            worker.capability = capability
+            worker.worker_class = class_of(capability, worker.worker_class.protocol)
             self._recount(worker)
 
     def note_load(self, worker_id: str, load: Load) -> None:
@@ -388,13 +415,15 @@ def explain(shape: Shape, user: str, workers: Iterable[WorkerRoom]) -> str:
     Each worker is counted once, under the first thing that stands in the way. For example:
     "3 workers online: 2 lack 8 GiB, 1 busy".
     """
-    own = other_language = cores = memory = gpus = busy = total = free = 0
+    own = other_language = older = cores = memory = gpus = busy = total = free = 0
     for worker in workers:
         total += 1
         if not worker.takes_jobs_of(user):
             own += 1
         elif not speaks(worker.worker_class, shape.language, shape.python):
             other_language += 1
+        elif worker.worker_class.protocol < shape.protocol:
+            older += 1
         elif worker.worker_class.gpus < shape.gpus:
             gpus += 1
         elif worker.worker_class.memory_bytes < shape.memory_bytes:
@@ -411,6 +440,10 @@ def explain(shape: Shape, user: str, workers: Iterable[WorkerRoom]) -> str:
     lacks = [
         (own, _count(own, "takes only its owner's jobs", "take only their owners' jobs")),
         (other_language, _count(other_language, "lacks", "lack") + f" {language}"),
+        (
+            older,
+            _count(older, "is", "are") + " of an older release, without large data and sessions",
+        ),
         (gpus, _count(gpus, "lacks", "lack") + " " + _count(shape.gpus, "GPU", "GPUs")),
         (memory, _count(memory, "lacks", "lack") + f" {format_bytes(shape.memory_bytes)}"),
         (

@@ -11,23 +11,28 @@ from gridx.states import JobState
 from ..ledger import escrow
 from ..rules import jobs as job_rules
 from ..rules import leases
+from ..rules import sessions as session_rules
 from ..rules.attempts import AttemptEvent
 from ..rules.jobs import JobEvent
 from ..settings import Settings
 from ..store import attempts, jobs
 from ..store.jobs import CurrentAttempt, Found
-from ..store.records import Balance, JobRecord
+from ..store.records import Balance, CallRecord, JobRecord
+from . import blobs
 from .expire import lease_of
 from .outcome import Report, end_attempt
+from .session_end import CallReport, close_session
 
 
 class Cancelled(msgspec.Struct, frozen=True, kw_only=True):
-    """What the wish did. ``stop``: tell the worker of this job's newest attempt to stop it."""
+    """What the wish did. ``stop``: tell the worker of this job's newest attempt to stop it.
+    ``call`` is the one of a session that ended with it."""
 
     job: JobRecord
     changed: bool
     stop: bool = False
     balance: Balance | None = None
+    call: CallRecord | None = None
 
 
 def cancel(
@@ -73,14 +78,30 @@ def _end_waiting(tx: Connection, now_us: int, job: JobRecord, state: JobState) -
     )
     jobs.move(tx, job, after)
     jobs.delete_inputs(tx, job)
+    if job.blob_count:
+        blobs.release(tx, now_us, job)
+    call = None if job.session is None else _end_unopened(tx, now_us, after)
     if not job.hold_ucr:
-        return Cancelled(job=after, changed=True)
+        return Cancelled(job=after, changed=True, call=call)
     closed = escrow.release(tx, job.row_id, now_us)
     return Cancelled(
         job=after,
         changed=True,
         balance=Balance(user=job.user, posted_ucr=closed.posted_ucr, held_ucr=closed.held_ucr),
+        call=call,
     )
+
+
+def _end_unopened(tx: Connection, now_us: int, job: JobRecord) -> CallRecord | None:
+    assert job.session is not None
+    verdict = session_rules.judge_end(
+        JobEvent.CANCEL_ASKED,
+        job_rules.reason_for_cancel(),
+        session=job.session,
+        limits=job.job.limits,
+        why=None,
+    )
+    return close_session(tx, now_us, job, verdict, CallReport(), is_paid=False, is_own_worker=False)
 
 
 def _end_unreachable(
@@ -100,4 +121,4 @@ def _end_unreachable(
         ),
         reason=job_rules.reason_for_cancel(),
     )
-    return Cancelled(job=ended.job, changed=True, balance=ended.balance)
+    return Cancelled(job=ended.job, changed=True, balance=ended.balance, call=ended.call)

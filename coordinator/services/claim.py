@@ -6,6 +6,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from gridx.errors import Conflict
+from gridx.schemas import BlobRef
 from gridx.states import JobState
 
 from ..rules import jobs as job_rules
@@ -14,6 +15,7 @@ from ..rules.jobs import JobEvent
 from ..settings import Settings
 from ..store import attempts, jobs
 from ..store.records import JobRecord, WorkerRecord
+from . import blobs
 
 
 class Claimed(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +24,7 @@ class Claimed(msgspec.Struct, frozen=True, kw_only=True):
     job: JobRecord
     attempt: int
     inputs: bytes
+    blobs: tuple[BlobRef, ...] = ()
 
 
 def claim(
@@ -50,7 +53,8 @@ def claim(
     jobs.move(tx, before, after)
     lease(tx, now_us, settings, after, worker)
     inputs = jobs.find_payload(tx, job_id, "inputs") or b""
-    return Claimed(job=after, attempt=after.attempt, inputs=inputs)
+    refs = blobs.list_refs(tx, after.row_id, "inputs") if after.blob_count else ()
+    return Claimed(job=after, attempt=after.attempt, inputs=inputs, blobs=refs)
 
 
 def lease(

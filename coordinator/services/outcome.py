@@ -15,12 +15,16 @@ from ..ledger import escrow
 from ..rules import attempts as attempt_rules
 from ..rules import jobs as job_rules
 from ..rules import pricing
+from ..rules import sessions as session_rules
 from ..rules.attempts import AttemptEvent
 from ..rules.jobs import Effect, JobEvent
+from ..rules.sessions import Verdict
 from ..settings import Settings
-from ..store import attempts, jobs
+from ..store import attempts, calls, jobs
 from ..store.jobs import CurrentAttempt, Found
-from ..store.records import Balance, JobRecord, WorkerRecord
+from ..store.records import Balance, CallRecord, JobRecord, WorkerRecord
+from . import blobs
+from .session_end import CallReport, close_session
 
 
 class Outcome(StrEnum):
@@ -33,13 +37,15 @@ class Outcome(StrEnum):
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
-    """An attempt that ended. ``balance`` is the payer's, where the job is final and had a hold."""
+    """An attempt that ended. ``balance`` is the payer's, where the job is final and had a hold;
+    ``call`` is the one of a session that ended with it."""
 
     job: JobRecord
     attempt: int
     worker_id: str
     outcome: Outcome
     balance: Balance | None = None
+    call: CallRecord | None = None
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,10 +84,13 @@ def end_attempt(
     job_event: JobEvent,
     report: Report,
     reason: Reason | None,
+    verdict: Verdict | None = None,
+    call_report: CallReport | None = None,
 ) -> Ended:
     """End the live attempt ``current``, move its job by ``job_event``, close the hold if it ends.
 
-    ``reason`` is written when the job ends. Paid is from ``report.started_us`` (None: nothing)
+    ``reason`` is written when the job ends. ``verdict`` and ``call_report`` are for a session
+    whose worker has reported: what that means for the call which had not ended. Paid is from ``report.started_us`` (None: nothing)
     to ``report.until_us``, by the rules of pricing.
 
     Raises:
@@ -129,6 +138,13 @@ def end_attempt(
     jobs.move(tx, job, after)
     if is_final:
         jobs.delete_inputs(tx, job)
+        if job.blob_count:
+            blobs.release(tx, now_us, job)
+    call = None
+    if is_final and job.session is not None:
+        call = _close_session(
+            tx, now_us, after, current, step.effects, verdict, call_report, reason, job_event
+        )
     balance = _close_hold(tx, now_us, settings, after, current, step.effects, charge_ucr)
     return Ended(
         job=after,
@@ -136,6 +152,40 @@ def end_attempt(
         worker_id=after.worker_id or "",
         outcome=Outcome.REQUEUED if step.state is JobState.QUEUED else Outcome.SETTLED,
         balance=balance,
+        call=call,
+    )
+
+
+def _close_session(
+    tx: Connection,
+    now_us: int,
+    job: JobRecord,
+    current: CurrentAttempt,
+    effects: tuple[Effect, ...],
+    verdict: Verdict | None,
+    report: CallReport | None,
+    reason: Reason | None,
+    job_event: JobEvent,
+) -> CallRecord | None:
+    assert job.session is not None
+    if verdict is None:
+        opened = calls.find_open(tx, job.row_id)
+        assert reason is not None, "only a report ends a session without one"
+        verdict = session_rules.judge_end(
+            job_event,
+            reason,
+            session=job.session,
+            limits=job.job.limits,
+            why=None if opened is None else opened.why,
+        )
+    return close_session(
+        tx,
+        now_us,
+        job,
+        verdict,
+        report or CallReport(),
+        is_paid=Effect.SETTLE in effects,
+        is_own_worker=current.owner_id == job.user_id,
     )
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from gridx.credits import format_credits
 from gridx.errors import AuthError, Conflict, InsufficientCredits
 from gridx.ids import new_job_id, parse_job_id, parse_user_name
-from gridx.schemas import CellSpec, JobRequest
+from gridx.schemas import BlobRef, CellSpec, JobRequest, SessionSpec
 from gridx.states import JobState
 
 from ..ledger import accounts as ledger_accounts
@@ -21,9 +21,9 @@ from ..rules import jobs as job_rules
 from ..rules import pricing
 from ..rules.jobs import JobEvent
 from ..settings import Settings
-from ..store import jobs
-from ..store.records import Balance, JobRecord, WorkerRecord
-from . import accounts
+from ..store import calls, jobs
+from ..store.records import Balance, CallSpec, JobRecord, WorkerRecord
+from . import accounts, blobs
 from .claim import lease, refuse_strangers
 
 
@@ -37,6 +37,9 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     own_only: bool
     job_id: str
     body_digest: bytes
+    blobs: tuple[BlobRef, ...] = ()
+    session: SessionSpec | None = None
+    call_timeout_s: float | None = None
 
 
 class Submitted(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,18 +58,25 @@ def make_order(
     inputs: bytes = b"",
     *,
     own_only: bool = False,
+    blobs: tuple[BlobRef, ...] = (),
+    session: SessionSpec | None = None,
+    call_timeout_s: float | None = None,
 ) -> Order:
     """Check the names, give the job an id if it has none, and digest the body.
 
     Args:
         own_only: only the user's own workers may run it; then it needs no hold.
+        blobs: what ``inputs`` and the cell's files refer to, each once.
+        session: the job is a session, and the cell its call 0 with a limit of its own.
 
     Raises:
         InvalidRequest: the id or the user's name is malformed.
     """
     job_id = new_job_id() if job.job_id is None else parse_job_id(job.job_id)
     job = msgspec.structs.replace(job, job_id=job_id, user_id=None)
-    head = msgspec.msgpack.encode((parse_user_name(user), own_only, job, cell))
+    head = msgspec.msgpack.encode(
+        (parse_user_name(user), own_only, job, cell, blobs, session, call_timeout_s)
+    )
     digest = blake3.blake3(head).update(inputs).digest()
     return Order(
         user=user,
@@ -76,6 +86,9 @@ def make_order(
         own_only=own_only,
         job_id=job_id,
         body_digest=digest,
+        blobs=blobs,
+        session=session,
+        call_timeout_s=call_timeout_s,
     )
 
 
@@ -97,6 +110,7 @@ def submit(
         InsufficientCredits: the account cannot cover the hold.
         Conflict: the id is another job's.
         AuthError: nobody has this name, and unknown users are not created here.
+        BlobsMissing: the user has not put all of the blobs.
     """
     known = jobs.find(tx, order.job_id)
     if known is not None:
@@ -121,12 +135,15 @@ def submit(
         hold_ucr=hold_ucr,
         cost_ucr=0,
         tries=0,
-        max_tries=settings.max_tries,
+        max_tries=1 if order.session else tries_of(settings, order.job),
         created_us=now_us,
         attempt=0 if claim is None else 1,
         worker_id=None if claim is None else claim.worker_id,
         worker_name=None if claim is None else claim.name,
         claimed_us=None if claim is None else now_us,
+        blob_count=len(order.blobs),
+        session=order.session,
+        call_timeout_s=order.call_timeout_s,
     )
     row_id = jobs.insert(tx, job, order.body_digest)
     job = msgspec.structs.replace(job, row_id=row_id)
@@ -134,11 +151,34 @@ def submit(
         escrow.place(tx, placed.account_id, row_id, hold_ucr, now_us)
     if order.inputs:
         jobs.insert_payload(tx, row_id, "inputs", order.inputs)
+    if order.blobs:
+        blobs.require(tx, placed.user_id, order.blobs)
+        blobs.refer(tx, placed.user_id, row_id, order.blobs, "inputs")
+    if order.session is not None:
+        calls.open_session(tx, row_id)
+        calls.insert(
+            tx,
+            job_row_id=row_id,
+            n=0,
+            spec=CallSpec(timeout_s=order.call_timeout_s or order.job.limits.timeout_s),
+            body_digest=order.body_digest,
+            inputs=None,
+            begin_bytes=0,
+            now_us=now_us,
+            due_us=None,
+        )
     if claim is not None:
         refuse_strangers(job, claim)
         lease(tx, now_us, settings, job, claim)
     balance = Balance(user=order.user, posted_ucr=placed.posted_ucr, held_ucr=placed.held_ucr)
     return Submitted(job=job, is_new=True, claimed=claim is not None, balance=balance)
+
+
+def tries_of(settings: Settings, job: JobRequest) -> int:
+    """Return how often a job may be tried: the rule of the house, or one more than its retries."""
+    if job.retries is None:
+        return settings.max_tries
+    return min(1 + job.retries, settings.most_tries)
 
 
 def _same_job(tx: Connection, known: jobs.Found, order: Order) -> Submitted:

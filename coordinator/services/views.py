@@ -8,11 +8,11 @@ from sqlalchemy import Connection
 from gridx.clock import to_datetime
 from gridx.credits import to_credits
 from gridx.errors import NotFound
-from gridx.schemas import AccountView, JobView
+from gridx.schemas import AccountView, BlobRef, JobView
 from gridx.states import JobState
 
 from ..ledger import accounts as ledger
-from ..store import attempts, jobs, workers
+from ..store import attempts, blobs, jobs, workers
 from ..store.jobs import Role
 from ..store.records import Balance, JobCounts, JobRecord, LiveAttempt, WorkerRecord
 
@@ -80,6 +80,14 @@ def list_live(tx: Connection, now_us: int) -> tuple[LiveAttempt, ...]:
     return attempts.list_live(tx)
 
 
+def find_result(
+    tx: Connection, now_us: int, job: JobRecord
+) -> tuple[bytes | None, tuple[BlobRef, ...]]:
+    """Return the result of a job that has ended: in one piece, or the blobs that are its pieces."""
+    data = jobs.find_payload(tx, job.job_id, "result")
+    return data, () if data is not None else blobs.list_refs(tx, job.row_id, 0, "result")
+
+
 def find_payload(tx: Connection, now_us: int, job_id: str, role: Role) -> bytes | None:
     """Return a job's inputs or result, where it has them."""
     return jobs.find_payload(tx, job_id, role)
@@ -114,7 +122,7 @@ def job_view(
         user_id=job.user,
         status="running" if job.state is JobState.VERIFYING else job.state.value,
         language=job.job.language,
-        kind="script" if job.cell is None else "cell",
+        kind=kind_of(job),
         limits=job.job.limits,
         reserved=0.0 if job.is_final else to_credits(job.hold_ucr),
         cost=to_credits(job.cost_ucr),
@@ -130,7 +138,15 @@ def job_view(
         elapsed_s=None
         if started_us is None or job.finished_us is None
         else max(0, job.finished_us - started_us) / 1_000_000,
+        session=None if job.session is None else job.session.name,
     )
+
+
+def kind_of(job: JobRecord) -> str:
+    """Return which shape a job has: "script", "cell" or "session"."""
+    if job.session is not None:
+        return "session"
+    return "script" if job.cell is None else "cell"
 
 
 def account_view(balance: Balance) -> AccountView:

@@ -262,6 +262,7 @@ def insert(tx: Connection, job: JobRecord, body_digest: bytes) -> int:
                 Spec(
                     job=job.job,
                     cell=job.cell,
+                    blob_count=job.blob_count,
                     session=job.session,
                     call_timeout_s=job.call_timeout_s,
                 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from gridx.resources import Capability, ResourceRequest
-from gridx.schemas import BlobRef, CellSpec, JobRequest, Reason, SessionSpec
+from gridx.schemas import CellSpec, JobRequest, Reason, SessionSpec
 from gridx.states import (
     FINAL_CALL_STATES,
     FINAL_JOB_STATES,
@@ -16,6 +16,8 @@ from gridx.states import (
     CallState,
     JobState,
 )
+
+from ..rules.scheduling import needed_protocol
 
 
 class UserRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,7 +130,9 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
             python=None if self.cell is None else self.cell.python,
             own_only=self.own_only,
             created_us=self.created_us,
-            protocol=needed_protocol(self),
+            protocol=needed_protocol(
+                self.cell, has_blobs=self.blob_count > 0, is_session=self.session is not None
+            ),
         )
 
 
@@ -154,7 +158,6 @@ class CallSpec(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float
     code: str = ""
     cell: CellSpec | None = None
-    blobs: tuple[BlobRef, ...] = ()
 
 
 class CallRecord(msgspec.Struct, frozen=True, kw_only=True):

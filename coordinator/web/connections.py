@@ -25,6 +25,7 @@ class WorkerLink:
     write: Callable[[bytes], None]
     close: Callable[[int, str], None]
     number: int  # of its hello: the newer connection of a worker wins
+    protocol: int  # that was agreed on
     heard_s: float  # monotonic
     heard_us: int
     load: Load | None = None

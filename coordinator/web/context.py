@@ -6,8 +6,9 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from gridx.schemas import JobView
+from gridx.schemas import BlobRef, JobView
 
+from ..blobs import Blobs
 from ..bus.base import Bus, job_subject
 from ..eventlog.base import EventLog
 from ..rules.scheduling import Scheduler
@@ -32,6 +33,7 @@ class Context:
     settings: Settings
     store: Store
     log: EventLog
+    blobs: Blobs
     bus: Bus
     passwords: Passwords
     scheduler: Scheduler
@@ -58,7 +60,9 @@ class Context:
         *,
         balance: Balance | None = None,
         result: bytes | None = None,
+        result_blobs: tuple[BlobRef, ...] = (),
         stream_bytes: int | None = None,
     ) -> None:
         """Tell everybody who watches the job about its new state."""
-        self.bus.publish(job_subject(job.job_id), JobEvent(job, balance, result, stream_bytes))
+        event = JobEvent(job, balance, result, result_blobs, stream_bytes)
+        self.bus.publish(job_subject(job.job_id), event)

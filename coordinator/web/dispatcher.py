@@ -10,6 +10,8 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from gridx.clock import monotonic_s
 from gridx.errors import GridXError, StaleLease
 from gridx.protocol import (
@@ -20,11 +22,12 @@ from gridx.protocol import (
     StartAttempt,
     StopAttempt,
 )
+from gridx.schemas import BlobRef
 from gridx.states import JobState
 
 from ..bus.base import job_subject
 from ..rules.scheduling import QueuedJob as WaitingJob
-from ..rules.scheduling import Shape
+from ..rules.scheduling import Shape, needed_protocol
 from ..services import (
     cancel,
     claim,
@@ -56,7 +59,7 @@ def _waiting(job: QueuedJob, avoid: Iterable[str] = ()) -> WaitingJob:
     return WaitingJob(
         job.job_id,
         job.user,
-        Shape.of(job.request, job.language, job.python or ""),
+        Shape.of(job.request, job.language, job.python or "", job.protocol),
         job.tag,
         frozenset(avoid),
     )
@@ -89,7 +92,8 @@ class Dispatcher:
         job = order.job
         python = order.cell.python if order.cell else ""
         job_id = order.job_id
-        shape = Shape.of(job.limits.request(), job.language, python)
+        protocol = needed_protocol(order.cell, has_blobs=bool(order.blobs))
+        shape = Shape.of(job.limits.request(), job.language, python, protocol)
         room = scheduler.place(shape, order.user)
         link = context.connections.find(room.worker_id) if room else None
         if link is not None:
@@ -107,7 +111,7 @@ class Dispatcher:
                 self._free(link.worker.worker_id, job_id)
             raise
         if submitted.claimed and link is not None:
-            self._begin(link.worker, submitted.job, order.inputs, shape)
+            self._begin(link.worker, submitted.job, order.inputs, order.blobs, shape)
             context.counters.placed_at_once += 1
             context.counters.submit_to_start_s += monotonic_s() - received_s
         else:
@@ -157,7 +161,7 @@ class Dispatcher:
         if claimed is None:  # cancelled meanwhile
             self._free(worker.worker_id, job.job_id)
             return
-        self._begin(worker, claimed.job, claimed.inputs, job.shape)
+        self._begin(worker, claimed.job, claimed.inputs, claimed.blobs, job.shape)
         context.publish_change(claimed.job)
 
     def _enqueue(self, job: JobRecord, avoid: Iterable[str] = ()) -> None:
@@ -172,7 +176,14 @@ class Dispatcher:
         self._scheduler.take(link.worker.worker_id, job.job_id, job.shape)
         self._context.spawn(self._claim(job, link.worker))
 
-    def _begin(self, worker: WorkerRecord, job: JobRecord, inputs: bytes, shape: Shape) -> None:
+    def _begin(
+        self,
+        worker: WorkerRecord,
+        job: JobRecord,
+        inputs: bytes,
+        blobs: tuple[BlobRef, ...],
+        shape: Shape,
+    ) -> None:
         """Send an attempt that was granted. Nothing may come between the commit and this."""
         context = self._context
         self._scheduler.note_dispatched(job.tag)
@@ -182,14 +193,19 @@ class Dispatcher:
             # It went away while the commit ran: the grace begins now, and it may come back.
             context.spawn(self._note_gone(worker))
             return
+        asked = job.job
+        if asked.retries is not None:
+            # No worker's business, and one of the release before does not know the word.
+            asked = msgspec.structs.replace(asked, retries=None)
         link.send(
             StartAttempt(
                 job_id=job.job_id,
                 attempt=job.attempt,
                 user=job.user,
-                job=job.job,
+                job=asked,
                 cell=job.cell,
                 inputs=inputs,
+                blobs=blobs,
             )
         )
         link.attempts[job.job_id] = job.attempt
@@ -221,7 +237,9 @@ class Dispatcher:
             held.append((attempt.job_id, Shape.of(attempt.request, "", "")))
             link.attempts[attempt.job_id] = attempt.attempt
         worker = link.worker
-        self._scheduler.add_worker(worker.worker_id, worker.owner, worker.capability, held)
+        self._scheduler.add_worker(
+            worker.worker_id, worker.owner, worker.capability, held, link.protocol
+        )
         for one in ended:
             self.note_ended(one)
 
@@ -292,6 +310,7 @@ class Dispatcher:
                 done.job,
                 balance=done.balance,
                 result=report.result,
+                result_blobs=done.result_blobs,
                 stream_bytes=report.stream_bytes,
             )
             context.counters.settled += 1

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from gridx.errors import GridXError
 from gridx.protocol import JobChanged, Output, Position
+from gridx.schemas import BlobRef
 
 from ..bus.base import job_subject
 from ..services import views
@@ -35,6 +36,7 @@ class JobEvent:
     job: JobRecord
     balance: Balance | None = None
     result: bytes | None = None
+    result_blobs: tuple[BlobRef, ...] = ()
     stream_bytes: int | None = None
 
 
@@ -50,6 +52,7 @@ def message_of(context: Context, event: JobEvent) -> JobChanged:
         balance_ucr=None if balance is None else balance.posted_ucr,
         held_ucr=None if balance is None else balance.held_ucr,
         result=event.result,
+        result_blobs=event.result_blobs,
         end=end,
     )
 
@@ -57,8 +60,8 @@ def message_of(context: Context, event: JobEvent) -> JobChanged:
 async def read_final(context: Context, job: JobRecord) -> JobEvent:
     """Return the final state of a job with all that belongs to it, from what is stored."""
     balance = await context.store.read(views.get_balance, job.user)
-    result = await context.store.read(views.find_payload, job.job_id, "result")
-    return JobEvent(job, balance, result)
+    result, result_blobs = await context.store.read(views.find_result, job)
+    return JobEvent(job, balance, result, result_blobs)
 
 
 class Sink(Protocol):

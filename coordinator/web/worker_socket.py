@@ -169,6 +169,7 @@ class WorkerSocket(WebSocketHandler):
             write=self._writer.write,
             close=self._close,
             number=number,
+            protocol=chosen,
             heard_s=monotonic_s(),
             heard_us=context.store.now_us(),
         )

@@ -1,0 +1,40 @@
+"""What a store of blobs promises.
+
+A blob is kept under its owner and its digest: the same bytes of two owners are two blobs. It is
+there whole or not at all, and what was answered survives a crash. Which blobs there are, and who
+refers to them, is in the database; this holds bytes and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from gridx.schemas import BlobRef
+
+
+class Stored(NamedTuple):
+    """A blob as it is kept: raw, or one zstd frame."""
+
+    body: bytes
+    is_zstd: bool
+
+
+class Blobs(Protocol):
+    """Keep and return blobs. Nothing here blocks the event loop."""
+
+    async def put(self, owner_id: int, ref: BlobRef, body: bytes, *, is_zstd: bool) -> int:
+        """Keep a blob; durable when it returns. Keeping it again changes nothing.
+
+        Returns:
+            how many bytes it takes here.
+
+        Raises:
+            BlobMismatch: the raw bytes do not have the size and digest of ``ref``.
+            TransportError: the store cannot be written.
+        """
+
+    async def get(self, owner_id: int, digest: str) -> Stored | None:
+        """Return a blob, or None when it is not here."""
+
+    async def close(self) -> None:
+        """Finish what is under way."""
