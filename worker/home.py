@@ -58,6 +58,16 @@ class Home:
         """Where unacknowledged output lies."""
         return self.folder / "outbox"
 
+    @property
+    def blobs(self) -> Path:
+        """Where the blobs of its users lie."""
+        return self.folder / "blobs"
+
+    @property
+    def slots(self) -> Path:
+        """Where the folders lie that containers see as theirs."""
+        return self.folder / "slots"
+
     def token_for(self, user: str, coordinator: str) -> str | None:
         """Return the stored token when it was given to ``user`` by ``coordinator``."""
         known = self.identity

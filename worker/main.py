@@ -86,6 +86,7 @@ async def _serve(settings: WorkerSettings) -> None:
                 worker_id=home.identity.worker_id,
                 python_minor=settings.python,
                 runtime=settings.runtime,
+                slots=home.slots,
             )
         try:
             await serve(settings, home, engine, version=_version(), say=_say)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -243,3 +246,99 @@ async def test_an_engine_that_is_not_there_is_a_sentence(monkeypatch: pytest.Mon
     with pytest.raises(SandboxError, match="No Docker engine answers"):
         await engine.prepare()
     await engine.close()
+
+
+# ---------------------------------------------------------------- inputs
+
+
+@pytest.fixture
+def slots(tmp_path: Path) -> Path:
+    """The folder of the containers' folders, with one that an earlier run has left."""
+    folder = tmp_path / "slots"
+    (folder / "left").mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+async def engine_with_slots(docker_api: Any, slots: Path) -> AsyncIterator[DockerEngine]:
+    """An engine whose containers' folders the test can look into."""
+    made = DockerEngine(worker_id=new_worker_id(), slots=slots)
+    await made.prepare()
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+def inside(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir())
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def content(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+@pytest.fixture
+def blob(tmp_path: Path) -> Path:
+    path = tmp_path / "blob"
+    path.write_bytes(b"x" * 1000)
+    path.chmod(0o444)
+    return path
+
+
+async def test_a_job_cannot_change_its_inputs_or_their_folder(
+    engine: DockerEngine, blob: Path
+) -> None:
+    sandbox = await engine.start(DEFAULT_REQUEST)
+    await sandbox.put_inputs({"a": blob})
+    code = """
+import os
+def tried(act):
+    try:
+        act()
+    except OSError as error:
+        print(error.errno)
+    else:
+        print("done")
+tried(lambda: open("/in/a", "r+b"))
+tried(lambda: open("/in/new", "wb"))
+tried(lambda: os.unlink("/in/a"))
+tried(lambda: os.rename("/in/a", "/in/b"))
+tried(lambda: os.chmod("/in/a", 0o666))
+tried(lambda: os.symlink("/", "/in/link"))
+tried(lambda: os.utime("/in/a"))
+tried(lambda: os.truncate("/in/a", 0))
+print(os.listdir("/in"), len(open("/in/a", "rb").read()))
+"""
+    said = await call(sandbox, code)
+    *errors, last = said.stdout.splitlines()
+    assert set(errors) <= {"1", "13", "30"}, said.stdout  # EPERM, EACCES, EROFS
+    assert last == "['a'] 1000"
+    assert content(blob) == b"x" * 1000
+
+
+async def test_a_job_sees_its_own_folder_and_nobody_on_the_host_can_come_near(
+    engine_with_slots: DockerEngine, slots: Path, blob: Path
+) -> None:
+    engine = engine_with_slots
+    assert inside(slots) == []  # what an earlier run left is gone
+    one, two = await asyncio.gather(*(engine.start(DEFAULT_REQUEST) for _ in range(2)))
+    await one.put_inputs({"secret": blob})
+    files = [file for folder in inside(slots) for file in inside(folder)]
+    assert [file.name for file in files] == ["secret"]
+    assert files[0].samefile(blob)  # no copy
+    assert mode(slots) == 0o700
+    assert {mode(folder) for folder in inside(slots)} == {0o755}
+    assert mode(files[0]) == 0o444
+    code = (
+        "import os\nprint(os.listdir('/in'), os.path.exists('/in/../secret'))\n"
+        f"print(os.path.exists({str(slots)!r}), os.path.exists({str(blob)!r}))"
+    )
+    assert (await call(two, code)).stdout == "[] False\nFalse False\n"
+    await asyncio.gather(one.kill(), two.kill())
+    assert inside(slots) == []
+    assert content(blob)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -91,6 +92,25 @@ class SandboxContract:
         said = await read_to_exit(sandbox)
         assert said.exited.cause is Cause.COMPLETED, said
         assert any(isinstance(frame, Result) for frame in said)
+
+    async def test_a_job_reads_its_inputs_in_a_folder_of_its_own(
+        self, engine: SandboxEngine, sandbox: Sandbox, tmp_path: Path
+    ) -> None:
+        stored = tmp_path / "stored"
+        stored.write_bytes(b"from the cache")
+        stored.chmod(0o444)
+        await sandbox.put_inputs({"one": stored})
+        await sandbox.put_inputs({"one": stored, "two": stored})  # said again, and added to
+        code = (
+            f"import os\nfolder = {sandbox.inputs_dir!r}\nprint(sorted(os.listdir(folder)))\n"
+            "print(open(folder + '/two').read())"
+        )
+        assert (await call(sandbox, code)).stdout == "['one', 'two']\nfrom the cache\n"
+        other = await engine.start(DEFAULT_REQUEST)
+        code = f"import os\nprint(os.path.exists({other.inputs_dir + '/one'!r}))"
+        assert (await call(other, code)).stdout == "False\n"
+        await asyncio.gather(sandbox.kill(), other.kill())
+        assert stored.read_bytes() == b"from the cache"
 
     @pytest.mark.parametrize(
         "code",

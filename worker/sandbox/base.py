@@ -7,7 +7,8 @@ filtered and blocked on its job. Whatever it says is decoded here and still not 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -64,6 +65,21 @@ class Sandbox(Protocol):
     @property
     def is_closed(self) -> bool:
         """Whether the sandbox ended, or its stream was cut."""
+        ...
+
+    @property
+    def inputs_dir(self) -> str:
+        """Where the job finds its inputs, as it sees it."""
+        ...
+
+    async def put_inputs(self, files: Mapping[str, Path]) -> None:
+        """Let the job read these files, by name, in its ``inputs_dir``; it cannot write there.
+
+        Files of a name that is there already are left as they are.
+
+        Raises:
+            SandboxError: the disk is full or gone.
+        """
         ...
 
     async def send(self, frame: Frame) -> None:

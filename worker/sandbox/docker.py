@@ -12,12 +12,14 @@ import asyncio
 import logging
 import os
 import secrets
+import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import docker.errors
@@ -37,8 +39,9 @@ from ..images import (
 from ..runtime.frames import Frame, FromSupervisor, Ready, encode_frame
 from .base import Death, Promise, SandboxClosed
 from .frames import AttachDemultiplexer
-from .limits import POOL_LABEL, WORKER_LABEL, container_options, promises
+from .limits import INPUTS_DIR, POOL_LABEL, WORKER_LABEL, container_options, promises
 from .pipe import FrameQueue
+from .slots import Slots, fill
 from .uids import UidRange
 
 _log = logging.getLogger(__name__)
@@ -53,6 +56,13 @@ THREADS = 4  # two starts and two removals at once
 MAX_HEAD_BYTES = 16 * 1024
 
 T = TypeVar("T")
+
+
+class _Lent(NamedTuple):
+    """What a container has of the host, as long as it lives."""
+
+    uid: int
+    slot: Path
 
 
 class _AttachProtocol(asyncio.Protocol):
@@ -144,22 +154,26 @@ class DockerSandbox:
         engine: DockerEngine,
         *,
         container: str,
-        uid: int,
+        slot: Path,
         request: ResourceRequest,
         stream: _AttachProtocol,
         ready: Ready,
     ) -> None:
         self._engine = engine
         self._stream = stream
-        self._uid = uid
+        self._slot = slot
         self._killed: asyncio.Task[None] | None = None
         self.id = container
         self.request = request
         self.ready = ready
+        self.inputs_dir = INPUTS_DIR
 
     @property
     def is_closed(self) -> bool:
         return self._stream.frames.closed.is_set()
+
+    async def put_inputs(self, files: Mapping[str, Path]) -> None:
+        await self._engine.fill(self._slot, files)
 
     async def send(self, frame: Frame) -> None:
         await self._stream.write(encode_frame(frame))
@@ -170,7 +184,7 @@ class DockerSandbox:
     async def kill(self) -> None:
         if self._killed is None:
             self._stream.close()
-            self._killed = asyncio.create_task(self._engine.remove(self.id, self._uid))
+            self._killed = asyncio.create_task(self._engine.remove(self.id))
         await asyncio.shield(self._killed)
 
     async def post_mortem(self) -> Death:
@@ -193,8 +207,18 @@ class DockerEngine:
         worker_id: str,
         python_minor: str | None = None,
         runtime: str | None = None,
+        slots: Path | None = None,
     ) -> None:
+        """
+        Args:
+            worker_id: label of what it starts.
+            python_minor: of the image; this process's when None.
+            runtime: another OCI runtime of the engine; its default when None.
+            slots: folder for the containers' inputs, which the engine must see under the same
+                path; emptied at start. A temporary one when None.
+        """
         self._worker_id = worker_id
+        self._slots = Slots(slots)
         self._pool_id = f"pool_{secrets.token_hex(4)}"
         self._python_minor = python_minor
         self._runtime = runtime
@@ -204,7 +228,7 @@ class DockerEngine:
         self._image: ImageInfo | None = None
         self._address = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
         self._late_sweep: asyncio.Task[None] | None = None
-        self._live: dict[str, int] = {}  # container -> its uid
+        self._live: dict[str, _Lent] = {}
         self.info: Mapping[str, Any] = {}
 
     # ---- before the first job
@@ -228,6 +252,7 @@ class DockerEngine:
         self._uids = UidRange.lock()
         self._image = await self._build_image()
         await self.sweep()
+        self._slots.sweep()
         self._late_sweep = asyncio.create_task(self._sweep_later())
 
     async def _build_image(self) -> ImageInfo:
@@ -296,23 +321,24 @@ class DockerEngine:
     async def start(self, request: ResourceRequest, *, gpus: Sequence[str] = ()) -> DockerSandbox:
         if self._uids is None or self._image is None:
             raise SandboxError("The engine is not prepared.")
-        uid = self._uids.take()
+        lent = await self._lend(self._uids.take())
         options = container_options(
             request,
             image=self._image.id,
-            uid=uid,
+            uid=lent.uid,
             worker_id=self._worker_id,
             pool_id=self._pool_id,
+            inputs=str(lent.slot),
             gpus=gpus,
             runtime=self._runtime,
         )
         try:
             created = await self._call(lambda api: api.create_container_from_config(options))
         except SandboxError:
-            self._uids.give_back(uid)
+            await self._take_back(lent)
             raise
         container = str(created["Id"])
-        self._live[container] = uid
+        self._live[container] = lent
         stream: _AttachProtocol | None = None
         try:
             stream = await self._attach(container)
@@ -321,11 +347,27 @@ class DockerEngine:
         except BaseException:
             if stream is not None:
                 stream.close()
-            await asyncio.shield(self.remove(container, uid))
+            await asyncio.shield(self.remove(container))
             raise
         return DockerSandbox(
-            self, container=container, uid=uid, request=request, stream=stream, ready=ready
+            self,
+            container=container,
+            slot=lent.slot,
+            request=request,
+            stream=stream,
+            ready=ready,
         )
+
+    async def fill(self, slot: Path, files: Mapping[str, Path]) -> None:
+        """Make ``files`` readable for the container that has ``slot``.
+
+        Raises:
+            SandboxError: the disk is full or gone.
+        """
+        try:
+            await self._aside(lambda: fill(slot, files))
+        except OSError as error:
+            raise SandboxError(f"The job's inputs cannot be laid out: {error}.") from error
 
     async def _attach(self, container: str) -> _AttachProtocol:
         loop = asyncio.get_running_loop()
@@ -389,12 +431,25 @@ class DockerEngine:
         state: Mapping[str, Any] = found.get("State") or {}
         return state
 
-    async def remove(self, container: str, uid: int) -> None:
-        """Kill and remove a container whose attach stream is closed, and free its uid."""
+    async def remove(self, container: str) -> None:
+        """Kill and remove a container whose attach stream is closed, and what it was lent."""
         if await self._remove(container):
-            self._live.pop(container, None)
+            lent = self._live.pop(container, None)
+            if lent is not None:
+                await self._take_back(lent)
+
+    async def _lend(self, uid: int) -> _Lent:
+        try:
+            return _Lent(uid, await self._aside(self._slots.make))
+        except OSError as error:
             if self._uids is not None:
                 self._uids.give_back(uid)
+            raise SandboxError(f"No folder can be made for a container: {error}.") from error
+
+    async def _take_back(self, lent: _Lent) -> None:
+        if self._uids is not None:
+            self._uids.give_back(lent.uid)
+        await self._aside(lambda: shutil.rmtree(lent.slot, ignore_errors=True))
 
     async def _remove(self, container: str) -> bool:
         for attempt in range(REMOVE_TRIES):
@@ -417,13 +472,18 @@ class DockerEngine:
     async def close(self) -> None:
         if self._late_sweep is not None:
             self._late_sweep.cancel()
-        await asyncio.gather(*(self.remove(*entry) for entry in list(self._live.items())))
+        await asyncio.gather(*(self.remove(container) for container in list(self._live)))
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._uids is not None:
             self._uids.close()
             self._uids = None
+        self._slots.close()
 
     # ---- the engine's API
+
+    async def _aside(self, work: Callable[[], T]) -> T:
+        """Run what may wait for the disk in one of the threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def _call(self, request: Callable[[Any], T]) -> T:
         loop = asyncio.get_running_loop()
@@ -464,6 +524,11 @@ def _sentence(exc: Exception) -> str:
     said = str(getattr(exc, "explanation", None) or exc).strip() or type(exc).__name__
     if "could not select device driver" in said:
         return "it has no driver for GPUs (the NVIDIA container toolkit is not installed)."
+    if "bind source path does not exist" in said:
+        return (
+            "it cannot see this worker's data folder. Run the worker on the engine's own machine,"
+            " with a --data-dir that the engine has under the same path."
+        )
     return said[:500]
 
 

@@ -29,6 +29,8 @@ SMALL_TMPFS_BYTES: Final = 64 * MIB
 
 WARM_BYTES: Final = 35 * MIB  # of the host's memory, for one idle warm container with numpy
 
+INPUTS_DIR: Final = "/in"  # where a job finds its blobs; the image has the folder
+
 COMMAND: Final = ["python3", "-I", "-S", "/opt/gridx/lib/gridx_runtime/supervisor.py"]
 
 
@@ -49,6 +51,7 @@ def container_options(
     uid: int,
     worker_id: str,
     pool_id: str,
+    inputs: str | None = None,
     gpus: Sequence[str] = (),
     runtime: str | None = None,
 ) -> dict[str, Any]:
@@ -61,6 +64,7 @@ def container_options(
             pipe buffers, message queues and pending signals for each user, across containers.
         worker_id: label of the sweep at start.
         pool_id: label of this run of the daemon.
+        inputs: folder of the host that this container alone sees, and cannot write to.
         gpus: UUIDs of the devices that this container gets, and no other does.
         runtime: another OCI runtime of the engine ("runsc"); its default when None.
     """
@@ -95,12 +99,17 @@ def container_options(
         "Healthcheck": {"Test": ["NONE"]},  # an image's own check would run beside the job
         "Env": [f"{name}={value}" for name, value in environment.items()],
         "Labels": {WORKER_LABEL: worker_id, POOL_LABEL: pool_id},
-        "HostConfig": _host_config(request, uid=uid, gpus=gpus, runtime=runtime),
+        "HostConfig": _host_config(request, uid=uid, inputs=inputs, gpus=gpus, runtime=runtime),
     }
 
 
 def _host_config(
-    request: ResourceRequest, *, uid: int, gpus: Sequence[str], runtime: str | None
+    request: ResourceRequest,
+    *,
+    uid: int,
+    inputs: str | None,
+    gpus: Sequence[str],
+    runtime: str | None,
 ) -> dict[str, Any]:
     memory = request.memory_bytes
     small = small_tmpfs_bytes(memory)
@@ -147,6 +156,17 @@ def _host_config(
                 "DeviceIDs": list(gpus),
                 "Capabilities": [["gpu", "compute", "utility"]],
                 "Options": {},
+            }
+        ]
+    if inputs is not None:
+        host["Mounts"] = [
+            {
+                # Not "Binds": there a missing folder would be made, as root's, instead of said.
+                "Type": "bind",
+                "Source": inputs,
+                "Target": INPUTS_DIR,
+                "ReadOnly": True,
+                "BindOptions": {"Propagation": "rprivate"},  # later mounts of the host stay out
             }
         ]
     if runtime is not None:

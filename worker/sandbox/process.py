@@ -17,7 +17,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -32,6 +32,7 @@ from ..runtime.frames import Frame, FromSupervisor, Ready, encode_frame
 from .base import Death, SandboxClosed
 from .frames import MAX_STDERR_BYTES
 from .pipe import FrameQueue
+from .slots import fill
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ LEAVE_TIMEOUT_S: Final = 1.0
 FILE_BYTES: Final = 256 * MIB
 # Address space counts what is reserved, not what is used: interpreter and numpy reserve this.
 RESERVED_BYTES: Final = 2 * GIB
+
+INPUTS_SUFFIX: Final = ".in"  # of the folder beside the job's own
 
 SUPERVISOR: Final = Path(runtime.__file__).with_name("supervisor.py")
 
@@ -104,10 +107,17 @@ class ProcessSandbox:
         self.id = f"process-{transport.get_pid()}"
         self.request = request
         self.ready = ready
+        self.inputs_dir = f"{folder}{INPUTS_SUFFIX}"
 
     @property
     def is_closed(self) -> bool:
         return self._protocol.frames.closed.is_set()
+
+    async def put_inputs(self, files: Mapping[str, Path]) -> None:
+        try:
+            await asyncio.to_thread(_put, Path(self.inputs_dir), files)
+        except OSError as error:
+            raise SandboxError(f"The job's inputs cannot be laid out: {error}.") from error
 
     async def send(self, frame: Frame) -> None:
         stdin = self._transport.get_pipe_transport(0)
@@ -148,7 +158,13 @@ async def _end(
         _kill_tree(transport.get_pid())
         await protocol.exited.wait()
     transport.close()
-    shutil.rmtree(folder, ignore_errors=True)
+    for made in (folder, f"{folder}{INPUTS_SUFFIX}"):
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _put(folder: Path, files: Mapping[str, Path]) -> None:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    fill(folder, files)
 
 
 def _kill_tree(pid: int) -> None:

@@ -171,3 +171,11 @@ def test_an_engine_without_a_limit_breaks_that_promise(
 def test_a_machine_without_swap_needs_no_limit_of_it() -> None:
     found = promises({**GOOD_ENGINE, "SwapLimit": False}, has_swap=False)
     assert all(promise.kept for promise in found)
+
+
+def test_a_container_sees_one_folder_of_the_host_and_cannot_write_to_it() -> None:
+    assert options()["HostConfig"].get("Mounts") is None
+    (mount,) = options(inputs="/data/slots/1")["HostConfig"]["Mounts"]
+    assert (mount["Source"], mount["Target"]) == ("/data/slots/1", "/in")
+    assert mount["ReadOnly"] is True
+    assert mount["BindOptions"] == {"Propagation": "rprivate"}
