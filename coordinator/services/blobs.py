@@ -59,11 +59,14 @@ def find_owner(
     return _held(tx, job_id, attempt, worker_id).user_id
 
 
-def keep(
-    tx: Connection, now_us: int, owner_id: int, ref: BlobRef, stored_bytes: int | None = None
-) -> None:
-    """Write that a blob is there; ``stored_bytes`` None: it was before, and is of use again."""
-    if not blobs.touch(tx, owner_id, ref.digest, now_us) and stored_bytes is not None:
+def touch(tx: Connection, now_us: int, owner_id: int, ref: BlobRef) -> bool:
+    """Write that a blob is of use again; False when it is not there."""
+    return blobs.touch(tx, owner_id, ref.digest, now_us)
+
+
+def keep(tx: Connection, now_us: int, owner_id: int, ref: BlobRef, stored_bytes: int) -> None:
+    """Write that a blob is there now, with ``stored_bytes`` on disk."""
+    if not blobs.touch(tx, owner_id, ref.digest, now_us):
         blobs.insert(tx, owner_id, ref, stored_bytes, now_us)
 
 

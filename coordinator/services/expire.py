@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
+from gridx.schemas import Reason
+
 from ..rules import jobs as job_rules
 from ..rules import leases
+from ..rules import sessions as session_rules
 from ..rules.attempts import AttemptEvent
 from ..rules.jobs import JobEvent
 from ..rules.leases import EndOfLease, Lease
 from ..settings import Settings
-from ..store import attempts, jobs
+from ..store import attempts, calls, jobs
 from ..store.jobs import CurrentAttempt, Found
-from ..store.records import WorkerRecord
+from ..store.records import JobRecord, WorkerRecord
 from .outcome import Ended, Report, end_attempt, held_by
 
 
@@ -31,7 +34,7 @@ def expire(tx: Connection, now_us: int, settings: Settings) -> tuple[Ended, ...]
         found = jobs.find(tx, job_id)
         if found is None or found.current is None:
             continue
-        why = leases.find_end(lease_of(found, found.current), now_us)
+        why = leases.find_end(lease_of(found, found.current, _end_asked_us(tx, found)), now_us)
         if why is not None:
             ended.append(end_lost(tx, now_us, settings, found, found.current, why))
     return tuple(ended)
@@ -64,39 +67,61 @@ def end_lost(
     """End a live attempt that brings no report: fenced from now on, a try counted.
 
     A job whose cancel was wanted ends as cancelled, paid up to when its worker was last heard
-    or asked to stop, by the coordinator's clock; any other is not charged.
+    or asked to stop, by the coordinator's clock; so does a session that was to be closed, as
+    completed. Any other is not charged.
     """
     job = found.job
     cancelled = job.cancel_us is not None
+    end_us = _end_asked_us(tx, found)
     event = job_rules.event_for_loss(
         cancel_wanted=cancelled, is_last_try=job.tries + 1 >= job.max_tries
     )
+    if end_us is not None and not cancelled:
+        event = JobEvent.CLOSED
     return end_attempt(
         tx,
         now_us,
         settings,
         found,
         current,
-        attempt_event=AttemptEvent.STOPPED if cancelled else AttemptEvent.LEASE_EXPIRED,
+        attempt_event=AttemptEvent.STOPPED
+        if event in (JobEvent.STOPPED, JobEvent.CLOSED)
+        else AttemptEvent.LEASE_EXPIRED,
         job_event=event,
         report=Report(
-            until_us=leases.paid_until(lease_of(found, current), now_us),
+            until_us=leases.paid_until(lease_of(found, current, end_us), now_us),
             started_us=current.started_us,
             message=why.value,
         ),
-        reason=job_rules.reason_for_cancel()
-        if event is JobEvent.STOPPED
-        else leases.reason_for_loss(why, job.tries + 1),
+        reason=_reason(tx, job, event, why),
     )
 
 
-def lease_of(found: Found, current: CurrentAttempt) -> Lease:
-    """Return what the rules need to know of a live attempt."""
+def _reason(tx: Connection, job: JobRecord, event: JobEvent, why: EndOfLease) -> Reason:
+    if event is JobEvent.STOPPED:
+        return job_rules.reason_for_cancel()
+    if job.session is None:
+        return leases.reason_for_loss(why, job.tries + 1)
+    if event is JobEvent.CLOSED and (opened := calls.find_open(tx, job.row_id)):
+        return session_rules.reason_for_end(opened.why, job.session, job.job.limits)
+    return session_rules.reason_for_loss(why, job.session)
+
+
+def _end_asked_us(tx: Connection, found: Found) -> int | None:
+    """Return since when a session has to end; None for any other job."""
+    if found.job.session is None:
+        return None
+    opened = calls.find_open(tx, found.job.row_id)
+    return None if opened is None else opened.end_us
+
+
+def lease_of(found: Found, current: CurrentAttempt, end_us: int | None = None) -> Lease:
+    """Return what the rules need to know of a live attempt; ``end_us``: a session's."""
     return Lease(
         claimed_us=current.claimed_us,
         started_us=current.started_us,
         lease_us=current.lease_us,
         heard_us=current.heard_us,
         due_us=current.due_us,
-        cancel_us=found.job.cancel_us,
+        cancel_us=end_us if found.job.cancel_us is None else found.job.cancel_us,
     )

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from gridx.blobs import MAX_BLOBS
 from gridx.errors import BlobMismatch, BlobsMissing, StaleLease
 from gridx.protocol import AttemptFinished
-from gridx.schemas import BlobRef
+from gridx.schemas import BlobRef, Reason
 from gridx.states import Cause
 
 from ..rules import attempts as attempt_rules
@@ -85,7 +85,8 @@ def finish(
     verdict = None
     if job.session is not None:
         verdict = judge_session(tx, now_us, job, cause, message, exit_code, started_us)
-        job_event, reason = verdict.job_event, verdict.reason
+        job_event = verdict.job_event
+        reason: Reason | None = verdict.reason
         cancel_wanted = job_event in (JobEvent.STOPPED, JobEvent.CLOSED)
     else:
         job_event = job_rules.event_for_report(

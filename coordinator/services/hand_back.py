@@ -12,10 +12,12 @@ from gridx.errors import StaleLease, WorkerLost
 from gridx.schemas import Reason
 
 from ..rules import jobs as job_rules
+from ..rules import sessions as session_rules
 from ..rules.attempts import AttemptEvent
 from ..rules.jobs import JobEvent
 from ..settings import Settings
-from ..store import jobs
+from ..store import calls, jobs
+from ..store.jobs import CurrentAttempt, Found
 from ..store.records import WorkerRecord
 from .outcome import Ended, Report, end_attempt, held_by
 
@@ -28,10 +30,16 @@ def hand_back(
     attempt: int,
     worker: WorkerRecord,
     message: str = "",
+    *,
+    has_started: bool = False,
 ) -> Ended:
     """End the attempt and put its job back into the queue; a job that was cancelled ends.
 
-    Nothing is charged: the worker has not run it.
+    Nothing is charged: the worker has not run it. A session that has started is lost: nothing
+    could bring its variables back. One that was to be closed is closed, and paid for.
+
+    Args:
+        has_started: the sandbox had the job, as far as that is known and not written.
 
     Raises:
         StaleLease: the attempt is not live, or not this worker's.
@@ -50,7 +58,17 @@ def hand_back(
         job_event, reason = JobEvent.TRIES_EXHAUSTED, _given_up(attempt, message)
     else:
         job_event, reason = JobEvent.HANDED_BACK, None
-    stopped = job_event is JobEvent.STOPPED
+    opened = None if found.job.session is None else calls.find_open(tx, found.job.row_id)
+    if found.job.session is not None and job_event is not JobEvent.STOPPED:
+        if opened is not None and opened.end_us is not None:
+            job_event = JobEvent.CLOSED
+            reason = session_rules.reason_for_end(
+                opened.why, found.job.session, found.job.job.limits
+            )
+        elif has_started or _has_begun(tx, found, current):
+            job_event = JobEvent.TRIES_EXHAUSTED
+            reason = session_rules.reason_for_hand_back(message, found.job.session)
+    stopped = job_event in (JobEvent.STOPPED, JobEvent.CLOSED)
     return end_attempt(
         tx,
         now_us,
@@ -59,9 +77,20 @@ def hand_back(
         current,
         attempt_event=AttemptEvent.STOPPED if stopped else AttemptEvent.HANDED_BACK,
         job_event=job_event,
-        report=Report(until_us=now_us, started_us=None, message=message[:1000] or None),
+        report=Report(
+            until_us=now_us,
+            started_us=current.started_us if job_event is JobEvent.CLOSED else None,
+            message=message[:1000] or None,
+        ),
         reason=reason,
     )
+
+
+def _has_begun(tx: Connection, found: Found, current: CurrentAttempt) -> bool:
+    if current.started_us is not None:
+        return True
+    newest = calls.find_newest(tx, found.job.row_id)
+    return newest is not None and (newest.n > 0 or newest.is_final)
 
 
 def _given_up(attempts: int, message: str) -> Reason:

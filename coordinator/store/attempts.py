@@ -152,6 +152,7 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
     worker_row_id: int
     started_us: int
     timeout_s: float
+    is_session: bool = False
 
 
 def insert(

@@ -110,18 +110,20 @@ _ends = Prepared(
     .where(calls.c.job_id == bindparam("job"), calls.c.end_bytes.is_not(None))
     .order_by(calls.c.n)
 )
-_start = Prepared(
-    calls.update()
-    .where(
-        calls.c.job_id
-        == sa.select(jobs.c.id).where(jobs.c.public_id == bindparam("ref_job")).scalar_subquery(),
+_queued = Prepared(
+    _select.where(
+        jobs.c.public_id == bindparam("ref_job"),
         calls.c.n == bindparam("ref_n"),
         calls.c.state == CallState.QUEUED.value,
     )
+)
+_start = Prepared(
+    calls.update()
+    .where(calls.c.id == bindparam("row_id"), calls.c.state == CallState.QUEUED.value)
     .values(
         state=CallState.RUNNING.value,
         started_us=bindparam("at_us"),
-        due_us=bindparam("at_us") + bindparam("limit_us"),
+        due_us=bindparam("limit_us"),
     )
 )
 _end = Prepared(
@@ -274,9 +276,15 @@ def list_ends(tx: Connection, job_row_id: int) -> tuple[tuple[int, int], ...]:
     return tuple((row[0], row[1]) for row in _ends.all(tx, {"job": job_row_id}))
 
 
-def mark_started(tx: Connection, job_id: str, n: int, started_us: int, limit_us: int) -> None:
-    """Write that a call started, and after how long it is given up; unless it has ended."""
-    _start.run(tx, {"ref_job": job_id, "ref_n": n, "at_us": started_us, "limit_us": limit_us})
+def find_queued(tx: Connection, job_id: str, n: int) -> CallRecord | None:
+    """Return call ``n`` of the session with this public id while its start is not written."""
+    row = _queued.first(tx, {"ref_job": job_id, "ref_n": n})
+    return None if row is None else _record(row)
+
+
+def mark_started(tx: Connection, call: CallRecord, started_us: int, due_us: int) -> None:
+    """Write that a call started, and when its attempt is given up."""
+    _start.run(tx, {"row_id": call.row_id, "at_us": started_us, "limit_us": due_us})
 
 
 def end(
