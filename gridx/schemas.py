@@ -21,6 +21,7 @@ LANGUAGES = ("python",)
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=MAX_TIMEOUT_S)]
 _Cores = Annotated[float, msgspec.Meta(gt=0, le=1024)]
 _Memory = Annotated[int, msgspec.Meta(ge=64 * MIB, le=4096 * GIB)]
+Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 _Gpus = Annotated[int, msgspec.Meta(ge=0, le=64)]
 
 
@@ -59,8 +60,21 @@ class BlobRef(msgspec.Struct, frozen=True, kw_only=True):
     Blobs belong to a user: the same bytes of another user are another blob.
     """
 
-    digest: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]  # BLAKE3 of the raw bytes
+    digest: Digest  # BLAKE3 of the raw bytes
     size: Annotated[int, msgspec.Meta(ge=0, le=8 * MIB)]
+
+
+class WantedBlobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of ``POST /blobs/missing``."""
+
+    digests: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=10_000)]
+    user_id: str | None = None
+
+
+class MissingBlobs(msgspec.Struct, frozen=True, kw_only=True):
+    """Those of the digests that were asked for which the user has not put, in their order."""
+
+    missing: tuple[str, ...]
 
 
 class FileSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,6 +30,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
     scopes: frozenset[Scope] = frozenset({Scope.PUBLIC})
     is_open: bool = False  # open mode: may act in anybody's name
+    worker_id: str | None = None  # the worker whose token it is; ``user`` is then its owner
 
 
 OPEN = Caller(scopes=frozenset(Scope), is_open=True)

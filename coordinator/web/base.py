@@ -126,22 +126,31 @@ def decode_query(arguments: Mapping[str, list[bytes]], kind: type[T]) -> T:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One request, checked and decoded. ``body`` and ``query`` are of the route's types."""
+    """One request, checked and decoded. ``body`` and ``query`` are of the route's types.
+
+    ``data`` is the body of a route that takes bytes, under the name of its content coding (None:
+    as it is); ``accepts`` are the codings that the caller can undo.
+    """
 
     caller: Caller
     path: Mapping[str, str] = field(default_factory=dict)
     query: Any = None
     body: Any = None
     last_event_id: str | None = None
+    data: bytes = b""
+    encoding: str | None = None
+    accepts: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """An answer: a struct that becomes JSON, or text of another type."""
+    """An answer: a struct that becomes JSON, or text or bytes of another type."""
 
     value: Any = None
     status: int = 200
     text: str | None = None
+    data: bytes | None = None
+    encoding: str | None = None  # of ``data``
     content_type: str = "application/json"
 
 

@@ -224,7 +224,12 @@ class ClientSocket(WebSocketHandler):
     async def _submit(self, caller: Caller, message: Submit) -> None:
         require(caller, Scope.JOBS_WRITE)
         order = take_order(
-            caller, message.job, cell=message.cell, inputs=message.inputs, must_have_id=True
+            caller,
+            message.job,
+            cell=message.cell,
+            inputs=message.inputs,
+            blobs=message.blobs,
+            must_have_id=True,
         )
         job_id = order.job_id
         # Subscribed before the commit: no output of a new job can be missed.

@@ -17,12 +17,14 @@ from pathlib import Path
 
 from tornado.httputil import HTTPServerRequest
 
+from gridx.blobs import OCTETS
 from gridx.errors import AuthError, Forbidden, InvalidRequest
 
 from .peers import uid_of_peer
 
 TOKEN_FILE = "open-token"  # noqa: S105 - the name of the file, not what is in it
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+_BLOBS = "/blobs/"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _PROXY_HEADERS = ("Forwarded", "Via")
 _UTF8_NAMES = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
@@ -36,7 +38,7 @@ class WrongHost(InvalidRequest):
 
 
 class UnsupportedContent(InvalidRequest):
-    """The body is not declared as JSON."""
+    """The body is not declared as what this address takes."""
 
     code = "unsupported_content_type"
     default_hint = "Send the header 'Content-Type: application/json' (curl: -H 'Content-Type: application/json')."
@@ -145,11 +147,21 @@ def has_body(request: HTTPServerRequest) -> bool:
 
 
 def check_content_type(request: HTTPServerRequest) -> None:
-    """Refuse a body that is not declared as JSON in UTF-8: no form of a web page can send that."""
+    """Refuse a body that is not declared as JSON in UTF-8, or as bytes where a blob is put.
+
+    No form of a web page can send either.
+    """
     if request.method in _SAFE_METHODS or not has_body(request):
         return
     declared = request.headers.get("Content-Type", "")
     kind, *parameters = (part.strip().lower() for part in declared.split(";"))
+    if request.method == "PUT" and (request.path or "").startswith(_BLOBS):
+        if kind != OCTETS:
+            raise UnsupportedContent(
+                f"The body is declared as {kind[:80]!r}; a blob is bytes.",
+                hint=f"Send the header 'Content-Type: {OCTETS}'.",
+            )
+        return
     if kind != "application/json":
         raise UnsupportedContent(
             f"The body is declared as {kind[:80]!r}; it has to be JSON."

@@ -7,11 +7,12 @@ import re
 
 import msgspec
 
+from gridx.blobs import CHUNK_BYTES, MAX_BLOBS
 from gridx.errors import InvalidRequest, PayloadTooLarge, UnknownLanguage
 from gridx.ids import new_job_id, parse_job_id, parse_user_name
 from gridx.protocol import MAX_PAYLOAD_BYTES
 from gridx.resources import MIB, format_bytes
-from gridx.schemas import LANGUAGES, MAX_CODE_BYTES, CellSpec, JobRequest
+from gridx.schemas import LANGUAGES, MAX_CODE_BYTES, BlobRef, CellSpec, JobRequest
 
 from ..rules.access import Caller, acting_user
 from ..services.submit import Order, make_order
@@ -61,6 +62,7 @@ def take_order(
     *,
     cell: CellSpec | None = None,
     inputs: bytes = b"",
+    blobs: tuple[BlobRef, ...] = (),
     must_have_id: bool = False,
 ) -> Order:
     """Return a checked submission in the name that it may be made in.
@@ -86,4 +88,29 @@ def take_order(
             size_bytes=size,
             limit_bytes=MAX_PAYLOAD_BYTES,
         )
-    return make_order(user, job, cell=cell, inputs=inputs)
+    return make_order(user, job, cell=cell, inputs=inputs, blobs=check_blobs(blobs, cell))
+
+
+def check_blobs(refs: tuple[BlobRef, ...], cell: CellSpec | None) -> tuple[BlobRef, ...]:
+    """Return the blobs that a submission names, each once.
+
+    Raises:
+        PayloadTooLarge: there are more than one message may name.
+        InvalidRequest: the cell's files refer to others.
+    """
+    if len(refs) > MAX_BLOBS:
+        raise PayloadTooLarge(
+            f"The job names {len(refs):,} blobs; the limit is {MAX_BLOBS:,}"
+            f" ({format_bytes(MAX_BLOBS * CHUNK_BYTES)}).",
+            named=len(refs),
+            limit=MAX_BLOBS,
+        )
+    named = {ref.digest: ref for ref in refs}
+    if cell is not None:
+        for file in cell.files:
+            if any(ref.digest not in named for ref in file.blobs):
+                raise InvalidRequest(
+                    f"The file {file.path[:80]!r} refers to a blob that the job does not name.",
+                    hint="List every blob of the files in `blobs` too.",
+                )
+    return tuple(named.values())

@@ -66,6 +66,9 @@ class _Handler(RequestHandler):
         self.set_header("Cache-Control", "no-store")
         self.set_header("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 
+    def compute_etag(self) -> None:
+        """No answer is stored, so none gets a digest of its body."""
+
     def check_xsrf_cookie(self) -> None:
         """There are no cookies: nothing that a browser would send by itself is a credential."""
 
@@ -101,7 +104,8 @@ class EndpointHandler(_Handler):
         context, route = self._context, self._route
         try:
             caller = await self._identify()
-            require(caller, route.scope)
+            if route.or_scope is None or route.or_scope not in caller.scopes:
+                require(caller, route.scope)
             call = Call(
                 caller=caller,
                 path=self._parts,
@@ -110,6 +114,9 @@ class EndpointHandler(_Handler):
                 if route.request is None
                 else decode_body(self.request.body, route.request),
                 last_event_id=self.request.headers.get("Last-Event-ID"),
+                data=self.request.body if route.takes_bytes else b"",
+                encoding=self.request.headers.get("Content-Encoding"),
+                accepts=self._accepted_encodings(),
             )
             answer = await route.endpoint(context, call)
         except Exception as exc:
@@ -126,21 +133,31 @@ class EndpointHandler(_Handler):
             return None
         return decode_query(self.request.query_arguments, kind)
 
+    def _accepted_encodings(self) -> frozenset[str]:
+        named = self.request.headers.get("Accept-Encoding", "").lower().split(",")
+        return frozenset(name.partition(";")[0].strip() for name in named if "q=0" not in name)
+
     async def _identify(self) -> Caller:
-        if self._context.settings.is_open:
-            return OPEN
+        is_open = self._context.settings.is_open
         given = self.request.headers.get("Authorization", "")
+        token = given.removeprefix("Bearer ").strip()
+        # In open mode a worker still says which one it is: its rights are those of its jobs.
+        if is_open and not token.startswith(accounts.WORKER_PREFIX):
+            return OPEN
         if not given.startswith("Bearer "):
             return Caller()
-        token = given.removeprefix("Bearer ").strip()
         identity = await self._context.store.read(accounts.identify, token)
         scopes = frozenset({Scope.PUBLIC} | {Scope(scope) for scope in identity.scopes})
-        return Caller(user=identity.user, scopes=scopes)
+        return Caller(user=identity.user, scopes=scopes, worker_id=identity.worker_id)
 
     def _reply(self, answer: Reply) -> None:
         self.set_status(answer.status)
         self.set_header("Content-Type", answer.content_type)
-        if answer.text is not None:
+        if answer.encoding is not None:
+            self.set_header("Content-Encoding", answer.encoding)
+        if answer.data is not None:
+            self.finish(answer.data)
+        elif answer.text is not None:
             self.finish(answer.text)
         else:
             self.finish(msgspec.json.encode(answer.value))
@@ -242,7 +259,7 @@ class Listener(Application):
 def _too_large() -> PayloadTooLarge:
     return PayloadTooLarge(
         f"The body is over the limit of {format_bytes(MAX_BODY_BYTES)}.",
-        hint=f"Code may have {format_bytes(MIB)}; read or create data inside the job.",
+        hint=f"Code may have {format_bytes(MIB)}; larger data travels as blobs of 8 MiB.",
         limit_bytes=MAX_BODY_BYTES,
     )
 

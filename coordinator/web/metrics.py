@@ -41,6 +41,8 @@ async def show_metrics(context: Context, call: Call) -> Reply:
         *_family("attempts_requeued_total", "counter", "Requeued.", [("", count.requeued)]),
         *_family("refused_total", "counter", "Refusals.", _by("code", count.refused.items())),
         *_family("output_bytes_total", "counter", "Output taken in.", [("", count.output_bytes)]),
+        *_family("blob_bytes_in_total", "counter", "Blobs put.", [("", count.blob_bytes_in)]),
+        *_family("blob_bytes_out_total", "counter", "Blobs read.", [("", count.blob_bytes_out)]),
         *_family(
             "submit_to_start_seconds",
             "summary",

@@ -14,7 +14,7 @@ from gridx.schemas import ErrorEnvelope
 from ..rules.access import Scope
 from .base import STATUS, status_of
 from .guard import WrongHost
-from .routes import JSON, ROUTES, Route
+from .routes import BYTES, JSON, ROUTES, Route
 
 OPENAPI_FILE = "openapi.json"
 REFERENCE_FILE = "docs/api-reference.md"
@@ -23,9 +23,11 @@ _EVERY_ROUTE: tuple[type[errors.GridXError], ...] = (
     errors.Forbidden,
     WrongHost,
 )
+_BYTES_SCHEMA = {"type": "string", "format": "binary"}
 _PATH_PARTS = {
     "job_id": "'job_' and 32 hexadecimal digits.",
     "user_id": "A user's name.",
+    "digest": "BLAKE3 of the raw bytes, 64 hexadecimal digits.",
 }
 
 
@@ -79,6 +81,8 @@ def _parameters(route: Route, known: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _operation(route: Route, known: dict[str, Any]) -> dict[str, Any]:
     content: dict[str, Any] = {"schema": {"type": "string"}}
+    if route.content_type == BYTES:
+        content = {"schema": _BYTES_SCHEMA}
     if route.response is not None:
         content = {"schema": _schema_of(route.response, known)}
     kind = route.content_type.partition(";")[0]
@@ -101,13 +105,19 @@ def _operation(route: Route, known: dict[str, Any]) -> dict[str, Any]:
         "responses": answers,
     }
     if route.scope is not Scope.PUBLIC:
-        operation["security"] = [{"token": [route.scope.value]}]
+        operation["security"] = [{"token": [scope.value]} for scope in _scopes(route)]
     if route.request is not None:
         operation["requestBody"] = {
             "required": True,
             "content": {JSON: {"schema": _schema_of(route.request, known)}},
         }
+    elif route.takes_bytes:
+        operation["requestBody"] = {"required": True, "content": {BYTES: {"schema": _BYTES_SCHEMA}}}
     return operation
+
+
+def _scopes(route: Route) -> list[Scope]:
+    return [route.scope] if route.or_scope is None else [route.scope, route.or_scope]
 
 
 def build_openapi(routes: Sequence[Route] = ROUTES) -> dict[str, Any]:
@@ -185,10 +195,12 @@ def _default_in_words(schema: dict[str, Any], *, required: bool) -> str:
 
 def _route_section(route: Route) -> list[str]:
     lines = [f"### `{route.method} {route.path}`", "", route.summary, ""]
-    lines.append(f"- Scope: `{route.scope.value}`")
+    lines.append("- Scope: " + " or ".join(f"`{scope.value}`" for scope in _scopes(route)))
     if route.request is not None:
         name = route.request.__name__
         lines.append(f"- Body: [{name}](#{name.lower()})")
+    elif route.takes_bytes:
+        lines.append(f"- Body: `{BYTES}`")
     operation = _operation(route, {})
     for parameter in operation["parameters"]:
         kind = _type_in_words(parameter["schema"])

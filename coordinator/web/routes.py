@@ -15,8 +15,10 @@ from typing import Any
 from urllib.parse import unquote
 
 from gridx import errors
+from gridx.blobs import OCTETS
 from gridx.schemas import (
     AccountView,
+    BlobRef,
     Credentials,
     GridStatus,
     Health,
@@ -24,16 +26,19 @@ from gridx.schemas import (
     JobList,
     JobRequest,
     JobView,
+    MissingBlobs,
     TokenView,
+    WantedBlobs,
     WorkerList,
 )
 
 from ..rules.access import Scope
-from . import accounts, jobs, metrics, system, workers
+from . import accounts, blobs, jobs, metrics, system, workers
 from .base import Endpoint
 from .guard import UnsupportedContent
 
 JSON = "application/json"
+BYTES = OCTETS
 EVENT_STREAM = "text/event-stream"
 PLAIN_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 HTML = "text/html; charset=utf-8"
@@ -52,7 +57,9 @@ class Route:
     endpoint: Endpoint
     scope: Scope
     summary: str
+    or_scope: Scope | None = None  # another scope that is enough
     request: type[Any] | None = None
+    takes_bytes: bool = False  # its body is bytes, as they are or in one zstd frame
     query: type[Any] | None = None
     response: type[Any] | None = None
     content_type: str = JSON
@@ -124,6 +131,48 @@ ROUTES: tuple[Route, ...] = (
         query=jobs.EventsQuery,
         content_type=EVENT_STREAM,
         errors=(errors.NotFound,),
+    ),
+    Route(
+        method="POST",
+        path="/blobs/missing",
+        endpoint=blobs.list_missing,
+        scope=Scope.JOBS_WRITE,
+        summary="Which of these blobs the user has not put yet. Nobody else's are told of.",
+        request=WantedBlobs,
+        response=MissingBlobs,
+        errors=(UnsupportedContent,),
+    ),
+    Route(
+        method="PUT",
+        path="/blobs/{digest}",
+        endpoint=blobs.put_blob,
+        scope=Scope.JOBS_WRITE,
+        or_scope=Scope.WORKER,
+        summary="Put a blob: up to 8 MiB of raw bytes, or one zstd frame of them"
+        " (Content-Encoding: zstd). Putting it again changes nothing.",
+        query=blobs.PutQuery,
+        takes_bytes=True,
+        response=BlobRef,
+        status={200: "It is durable."},
+        errors=(
+            errors.BlobMismatch,
+            errors.NotFound,
+            errors.PayloadTooLarge,
+            errors.TransportError,
+            UnsupportedContent,
+        ),
+    ),
+    Route(
+        method="GET",
+        path="/blobs/{digest}",
+        endpoint=blobs.read_blob,
+        scope=Scope.JOBS_READ,
+        or_scope=Scope.WORKER,
+        summary="Read a blob through a job that refers to it: one's own, or one that runs on the"
+        " calling worker. With Accept-Encoding: zstd it may come packed.",
+        query=blobs.ReadQuery,
+        content_type=BYTES,
+        errors=(errors.NotFound, errors.TransportError),
     ),
     Route(
         method="GET",
