@@ -155,12 +155,18 @@ class Shipper(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
         return tuple(reduced)
 
     def reducer_override(self, value: Any) -> Any:
-        rule = _RULES.get(type(value))
+        cls = type(value)
+        rule = _RULES.get(cls)
         if rule is not None:
             reduced = rule(self, value)
             if reduced is not NotImplemented:
                 return reduced
-        elif type(value).__name__ == "NpzFile":
+        elif cls.__module__.startswith("pandas"):
+            reduced = _reduce_pandas(value)
+            if reduced is not NotImplemented:
+                self.modules.add("pandas")
+                return reduced
+        elif cls.__name__ == "NpzFile":
             # An open .npz archive: its arrays travel, its file does not.
             return dict, ({name: value[name] for name in value.files},)
         self._note_module(value)
@@ -216,6 +222,23 @@ class Shipper(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
         if not self._may_take_environ:
             raise NotShippable("it holds os.environ, which may hold secrets")
         return dict, (dict(value),)
+
+
+_pandas_rules: dict[type, Callable[[Any], Any]] = {}
+
+
+def _reduce_pandas(value: Any) -> Any:
+    if not _pandas_rules:
+        from .pandas_values import rules
+
+        _pandas_rules.update(rules())
+    rule = _pandas_rules.get(type(value))
+    if rule is None:
+        return NotImplemented
+    try:
+        return rule(value)
+    except Exception:
+        return NotImplemented  # a pandas that is built otherwise: it pickles itself
 
 
 _Rule = Callable[[Shipper, Any], Any]
