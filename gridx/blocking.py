@@ -16,12 +16,13 @@ import os
 import queue
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar, overload
 
 import msgspec
 
+from .blobs import Blob
 from .client import Client, Job
 from .clock import monotonic_s
 from .errors import InvalidRequest, TransportError
@@ -32,7 +33,9 @@ from .link import PATIENCE_S
 from .protocol import ClientWelcome, Position
 from .resources import MIB
 from .schemas import (
+    MAX_RETRIES,
     AccountView,
+    BlobRef,
     CellSpec,
     GridStatus,
     Health,
@@ -45,6 +48,7 @@ from .schemas import (
     WorkerView,
 )
 from .settings import ConnectionSettings, load
+from .transfer import MAX_DOWNLOAD_BYTES, Progress
 from .updates import EventArrived, Finished, Restarted, Update
 
 T = TypeVar("T")
@@ -86,8 +90,10 @@ class _Call(Generic[T]):
             task.exception()  # taken: who waits for it may have left
         self._ended.put(task)
 
-    def result(self, timeout_s: float | None = None) -> T:
-        """Wait for the result.
+    def result(
+        self, timeout_s: float | None = None, on_wait: Callable[[], None] | None = None
+    ) -> T:
+        """Wait for the result, and call ``on_wait`` now and then meanwhile.
 
         Raises:
             TimeoutError: it did not come within ``timeout_s``; the call goes on.
@@ -101,7 +107,11 @@ class _Call(Generic[T]):
             except queue.Empty:
                 if left_s == 0.0:
                     raise TimeoutError(f"No answer came within {timeout_s} s.") from None
+                if on_wait is not None:
+                    on_wait()
                 continue
+            if on_wait is not None:
+                on_wait()
             if task.cancelled():
                 raise TransportError("This client is closed.", hint="Make a new one.")
             return task.result()
@@ -188,6 +198,27 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
 atexit.register(_at_exit)
 
 
+class _ShownProgress:
+    """Progress that the loop notes and the caller's thread shows: a callback that draws in a
+    notebook must not do so from another thread."""
+
+    def __init__(self, show: Progress | None) -> None:
+        self._show = show
+        self._noted: tuple[int, int] | None = None
+        self._shown: tuple[int, int] | None = None
+
+    def note(self, done_bytes: int, total_bytes: int) -> None:
+        """Called in the loop."""
+        self._noted = done_bytes, total_bytes
+
+    def show(self) -> None:
+        """Called in the caller's thread."""
+        noted = self._noted
+        if self._show is not None and noted is not None and noted != self._shown:
+            self._shown = noted
+            self._show(*noted)
+
+
 class BlockingJob:
     """One watched job. ``updates`` has one reader at a time."""
 
@@ -201,6 +232,11 @@ class BlockingJob:
     def id(self) -> str:
         """The job's id."""
         return self._job.id
+
+    @property
+    def sent_bytes(self) -> int:
+        """What was sent of variables and blobs, as it travelled; 0 when attached."""
+        return self._job.sent_bytes
 
     @property
     def view(self) -> JobView:
@@ -294,6 +330,14 @@ class BlockingJob:
         except (TransportError, TimeoutError):
             return None
 
+    def download(self, refs: Sequence[BlobRef], on_progress: Progress | None = None) -> bytearray:
+        """Return blobs of this job joined in order; see ``BlockingClient.download``."""
+        self._same_process()
+        progress = _ShownProgress(on_progress)
+        return _interruptible(
+            self._thread, lambda: self._job.download(refs, progress.note), progress.show
+        )
+
     def detach(self) -> None:
         """Stop watching. The job goes on."""
         self._same_process()
@@ -377,6 +421,9 @@ class BlockingClient:
         language: str = "python",
         cell: CellSpec | None = None,
         inputs: bytes = b"",
+        blobs: Sequence[Blob] = (),
+        on_progress: Progress | None = None,
+        retries: int | None = None,
         job_id: str | None = None,
     ) -> BlockingJob:
         """Submit ``code`` and return the job once the coordinator has accepted it.
@@ -386,6 +433,11 @@ class BlockingClient:
             timeout_s, cpus, memory_bytes, gpus: limits; None takes the default (60 s, 1 core,
                 1 GiB, no GPU).
             cell, inputs: what makes it a notebook cell.
+            blobs: all that ``inputs`` and ``cell.files`` refer to; what the coordinator lacks is
+                sent first.
+            on_progress: called in this thread with the bytes that were sent and those that have
+                to be, five times a second at most.
+            retries: how often to try again after a lost worker; None: the grid's own rule.
             job_id: the idempotency key; the same id is the same job.
 
         Raises:
@@ -404,9 +456,41 @@ class BlockingClient:
             language=language,
             limits=_limits({key: value for key, value in given.items() if value is not None}),
             job_id=job_id or new_job_id(),
+            retries=_retries(retries),
         )
         thread, client = self._client()
-        return _watched(thread, client, lambda: client.submit(request, cell=cell, inputs=inputs))
+        progress = _ShownProgress(on_progress)
+        return _watched(
+            thread,
+            client,
+            lambda: client.submit(
+                request, cell=cell, inputs=inputs, blobs=blobs, on_progress=progress.note
+            ),
+            progress.show if blobs else None,
+        )
+
+    def download(
+        self,
+        job_id: str,
+        refs: Sequence[BlobRef],
+        on_progress: Progress | None = None,
+        *,
+        limit_bytes: int = MAX_DOWNLOAD_BYTES,
+    ) -> bytearray:
+        """Return blobs of a job, such as ``Finished.result_blobs``, joined in order.
+
+        Args:
+            on_progress: called in this thread, five times a second at most.
+
+        Raises: as ``Client.download``; and KeyboardInterrupt, which ends it.
+        """
+        thread, client = self._client()
+        progress = _ShownProgress(on_progress)
+        return _interruptible(
+            thread,
+            lambda: client.download(job_id, refs, progress.note, limit_bytes=limit_bytes),
+            progress.show,
+        )
 
     def attach(self, job_id: str, *, after: Position = START) -> BlockingJob:
         """Return the job of that id, watched from ``after`` on. Raises NotFound."""
@@ -466,14 +550,36 @@ def _limits(given: dict[str, Any]) -> Limits:
         raise InvalidRequest(f"A limit is out of range: {exc}.") from None
 
 
+def _retries(wanted: int | None) -> int | None:
+    if wanted is not None and not 0 <= wanted <= MAX_RETRIES:
+        raise InvalidRequest(f"A job may be tried again 0 to {MAX_RETRIES} times, not {wanted}.")
+    return wanted
+
+
+def _interruptible(
+    thread: _LoopThread, ask: Callable[[], Coroutine[Any, Any, T]], on_wait: Callable[[], None]
+) -> T:
+    """Call ``ask`` in the loop and wait for it; an interrupt ends the call there too."""
+    call = _Call(thread.loop, ask)
+    try:
+        call.begin()
+        return call.result(on_wait=on_wait)
+    except BaseException:
+        call.take_back(lambda result: None)
+        raise
+
+
 def _watched(
-    thread: _LoopThread, client: Client, ask: Callable[[], Coroutine[Any, Any, Job]]
+    thread: _LoopThread,
+    client: Client,
+    ask: Callable[[], Coroutine[Any, Any, Job]],
+    on_wait: Callable[[], None] | None = None,
 ) -> BlockingJob:
     call = _Call(thread.loop, ask)
     try:
         # Begun in here: an interrupt may come before ``begin`` returns, and the loop be faster.
         call.begin()
-        return BlockingJob(call.result(), thread)
+        return BlockingJob(call.result(on_wait=on_wait), thread)
     except BaseException:
         call.take_back(client.give_up)
         raise

@@ -8,14 +8,23 @@ where it stopped.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import quote
 
 import msgspec
 
-from .errors import Conflict, GridXError, PayloadTooLarge, TransportError, from_body
+from .blobs import Blob
+from .errors import (
+    BlobsMissing,
+    Conflict,
+    GridXError,
+    NotBuilt,
+    PayloadTooLarge,
+    TransportError,
+    from_body,
+)
 from .feed import FEED_LIMIT_BYTES, START, Ask, Feed
 from .ids import new_job_id, parse_job_id
 from .link import PATIENCE_S, FromCoordinator, Link
@@ -35,6 +44,7 @@ from .resources import format_bytes
 from .rest import Rest
 from .schemas import (
     AccountView,
+    BlobRef,
     CellSpec,
     Credentials,
     GridStatus,
@@ -48,8 +58,10 @@ from .schemas import (
     WorkerView,
 )
 from .settings import ConnectionSettings, load
+from .transfer import MAX_DOWNLOAD_BYTES, Progress, download, upload
 from .updates import EventArrived, Finished, Update
 
+_UPLOADS: Final = 3  # a blob that was found there may be collected before the job comes
 _UNSEEN_S: Final = 2.0  # how long close() waits for the end of jobs that nobody will see
 
 
@@ -66,6 +78,7 @@ class Job:
         self._cancelling: asyncio.Future[None] | None = None
         self._wants_cancel = False
         self.id = job_id
+        self.sent_bytes = 0  # of variables and blobs, as they travelled; 0 when attached
         self.finished: Finished | None = None
         self.position = feed.position
 
@@ -112,6 +125,12 @@ class Job:
         assert self.finished is not None
         return self.finished
 
+    async def download(
+        self, refs: Sequence[BlobRef], on_progress: Progress | None = None
+    ) -> bytearray:
+        """Return blobs of this job joined in order; see ``Client.download``."""
+        return await self._client.download(self.id, refs, on_progress)
+
     async def cancel(self) -> None:
         """Ask for the job's end and return once the coordinator has answered.
 
@@ -145,6 +164,7 @@ class Client:
     ) -> None:
         self.settings = settings or load(url, user, token)
         self._feed_limit_bytes = feed_limit_bytes
+        self._patience_s = patience_s
         self._jobs: dict[str, list[Job]] = {}
         self._unseen: set[asyncio.Task[None]] = set()
         self._rest_calls: Rest | None = None
@@ -201,7 +221,13 @@ class Client:
     # --- jobs -------------------------------------------------------------------------------
 
     async def submit(
-        self, job: JobRequest, *, cell: CellSpec | None = None, inputs: bytes = b""
+        self,
+        job: JobRequest,
+        *,
+        cell: CellSpec | None = None,
+        inputs: bytes = b"",
+        blobs: Sequence[Blob] = (),
+        on_progress: Progress | None = None,
     ) -> Job:
         """Submit ``job`` and return it, watched, once the coordinator has accepted it.
 
@@ -209,11 +235,17 @@ class Client:
         cancelled while this waits will never see the job: it is cancelled too, as soon as the
         coordinator answers.
 
+        Args:
+            blobs: all that ``inputs`` and ``cell.files`` refer to. Those that the coordinator
+                lacks are sent first, in this order; their bytes must not change meanwhile.
+            on_progress: called with the bytes that were sent and those that have to be.
+
         Raises:
             GridXError: whatever the coordinator refuses, by its own class.
             TransportError: it does not answer; with a cut in between, the job may be there.
         """
         welcome = await self.connect()
+        _check_release(welcome, cell, blobs)
         if len(inputs) > min(welcome.max_payload_bytes, MAX_PAYLOAD_BYTES):
             raise PayloadTooLarge(
                 f"The cell's variables come to {format_bytes(len(inputs))}; at most"
@@ -223,8 +255,61 @@ class Client:
             )
         job_id = parse_job_id(job.job_id) if job.job_id else new_job_id()
         job = msgspec.structs.replace(job, job_id=job_id, user_id=None)
-        watched = Job(self, job_id, self._feed(START), Submit(job=job, cell=cell, inputs=inputs))
-        return await self._watch(watched)
+        refs = tuple(blob.ref for blob in blobs)
+        submission = Submit(job=job, cell=cell, inputs=inputs, blobs=refs)
+        sent_bytes = len(inputs)
+        for tries_left in reversed(range(_UPLOADS)):
+            if blobs:
+                sent_bytes += await self.upload(blobs, on_progress)
+            watched = Job(self, job_id, self._feed(START), submission)
+            watched.sent_bytes = sent_bytes
+            try:
+                return await self._watch(watched)
+            except BlobsMissing:
+                if not tries_left:
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    async def upload(self, blobs: Sequence[Blob], on_progress: Progress | None = None) -> int:
+        """Put those of ``blobs`` that the coordinator lacks; return the bytes that travelled.
+
+        Raises:
+            BlobMismatch: their bytes changed meanwhile.
+            TransportError: the coordinator was lost and stayed away.
+        """
+        return await upload(
+            self._rest,
+            self.settings.user,
+            blobs,
+            patience_s=self._patience_s,
+            on_progress=on_progress,
+        )
+
+    async def download(
+        self,
+        job_id: str,
+        refs: Sequence[BlobRef],
+        on_progress: Progress | None = None,
+        *,
+        limit_bytes: int = MAX_DOWNLOAD_BYTES,
+    ) -> bytearray:
+        """Return blobs of a job, such as ``Finished.result_blobs``, joined in order.
+
+        Raises:
+            PayloadTooLarge: they come to more than ``limit_bytes``.
+            NotFound: the job does not refer to one of them, or is not yours.
+            TransportError: the coordinator was lost and stayed away.
+            ProtocolError: what came is not what was named.
+        """
+        return await download(
+            self._rest,
+            self.settings.user,
+            parse_job_id(job_id),
+            refs,
+            patience_s=self._patience_s,
+            on_progress=on_progress,
+            limit_bytes=limit_bytes,
+        )
 
     async def attach(self, job_id: str, *, after: Position = START) -> Job:
         """Return the job of that id, watched from ``after`` on.
@@ -432,6 +517,18 @@ class Client:
         """Return a new token for ``user``."""
         return await self._rest.post(
             "/auth/login", Credentials(user_id=user, password=password), TokenView
+        )
+
+
+def _check_release(welcome: ClientWelcome, cell: CellSpec | None, blobs: Sequence[Blob]) -> None:
+    """Refuse to send what an older coordinator would leave out without a word."""
+    has_files = cell is not None and bool(cell.files or cell.fetch or cell.prelude)
+    if welcome.protocol < 2 and (blobs or has_files):
+        raise NotBuilt(
+            "This coordinator is of an older release: it takes no variables of more than"
+            f" {format_bytes(MAX_PAYLOAD_BYTES)}, no files and no prelude.",
+            hint="Upgrade it: `pip install -U gridx-jupyter`.",
+            protocol=welcome.protocol,
         )
 
 

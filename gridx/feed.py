@@ -84,6 +84,7 @@ class Feed:
                 balance_ucr=message.balance_ucr,
                 held_ucr=message.held_ucr,
                 result=message.result,
+                result_blobs=message.result_blobs,
             )
             self._put(self.end)
             self.is_over = True

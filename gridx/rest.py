@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
 
@@ -14,14 +16,17 @@ from tornado.httpclient import HTTPClientError, HTTPRequest, HTTPResponse
 from tornado.iostream import StreamClosedError
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
+from .blobs import OCTETS, ZSTD, Packed
 from .clock import now_us
 from .errors import ErrorBody, GridXError, ProtocolError, TransportError, from_body
 from .resources import MIB
+from .schemas import BlobRef
 from .settings import ConnectionSettings
 
 T = TypeVar("T")
 
 _TIMEOUT_S: Final = 20.0
+_BLOB_TIMEOUT_S: Final = 600.0  # three at once, 8 MiB each, on a line of 0.5 Mbit/s
 _MAX_REPLY_BYTES: Final = 256 * MIB  # the output of a job, as text
 
 
@@ -91,29 +96,57 @@ class Rest:
         """Return what ``GET path`` answers; a query value of None is left out."""
         given = {key: str(value) for key, value in query.items() if value is not None}
         return self._decode(
-            await self._fetch(f"{path}?{urlencode(given)}" if given else path, "GET", None), reply
+            await self._fetch(f"{path}?{urlencode(given)}" if given else path, "GET"), reply
         )
 
     async def post(self, path: str, body: Any, reply: type[T]) -> T:
         """Return what ``POST path`` answers to ``body``, sent as JSON."""
-        return self._decode(await self._fetch(path, "POST", msgspec.json.encode(body)), reply)
+        headers = {"Content-Type": "application/json"}
+        response = await self._fetch(path, "POST", msgspec.json.encode(body), headers)
+        return self._decode(response, reply)
+
+    async def put_blob(self, user: str, ref: BlobRef, packed: Packed) -> None:
+        """Put a blob of ``user``; it is durable when this returns."""
+        query = urlencode({"size": ref.size, "user_id": user})
+        headers = {"Content-Type": OCTETS}
+        if packed.is_zstd:
+            headers["Content-Encoding"] = ZSTD
+        await self._fetch(
+            f"/blobs/{ref.digest}?{query}", "PUT", packed.body, headers, _BLOB_TIMEOUT_S
+        )
+
+    async def get_blob(self, user: str, job_id: str, ref: BlobRef) -> tuple[bytes, bool]:
+        """Return a blob that a job of ``user`` refers to, as it came, and whether it is packed."""
+        query = urlencode({"job_id": job_id, "user_id": user})
+        response = await self._fetch(
+            f"/blobs/{ref.digest}?{query}",
+            "GET",
+            headers={"Accept": OCTETS, "Accept-Encoding": ZSTD},
+            timeout_s=_BLOB_TIMEOUT_S,
+        )
+        return response.body, response.headers.get("Content-Encoding") == ZSTD
 
     async def clock_offset_s(self) -> float | None:
         """Return how far the coordinator's clock is ahead of ours, to about a second.
 
         None when it does not say (its ``Date`` header; RFC 9110, section 6.6.1).
         """
-        response = await self._fetch("/health", "GET", None)
+        response = await self._fetch("/health", "GET")
         try:
             theirs = parsedate_to_datetime(response.headers.get("Date", ""))
         except ValueError:
             return None
         return theirs.timestamp() - now_us() / 1_000_000
 
-    async def _fetch(self, path: str, method: str, body: bytes | None) -> HTTPResponse:
-        headers = {"Accept": "application/json"}
-        if body is not None:
-            headers["Content-Type"] = "application/json"
+    async def _fetch(
+        self,
+        path: str,
+        method: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        timeout_s: float = _TIMEOUT_S,
+    ) -> HTTPResponse:
+        headers = {"Accept": "application/json", **headers}
         if self._settings.token:
             headers["Authorization"] = f"Bearer {self._settings.token}"
         request = HTTPRequest(
@@ -121,9 +154,10 @@ class Rest:
             method=method,
             headers=headers,
             body=body,
-            request_timeout=_TIMEOUT_S,
+            request_timeout=timeout_s,
             connect_timeout=_TIMEOUT_S,
             follow_redirects=False,  # a redirect would carry the token elsewhere
+            decompress_response="Accept-Encoding" not in headers,
         )
         try:
             return await self._http.fetch(request)

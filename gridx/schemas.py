@@ -16,11 +16,13 @@ from .resources import GIB, MIB, Capability, Load, ResourceRequest
 
 MAX_CODE_BYTES = MIB
 MAX_TIMEOUT_S = 24 * 3600.0
+MAX_RETRIES = 10
 LANGUAGES = ("python",)
 
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=MAX_TIMEOUT_S)]
 _Cores = Annotated[float, msgspec.Meta(gt=0, le=1024)]
 _Memory = Annotated[int, msgspec.Meta(ge=64 * MIB, le=4096 * GIB)]
+_Retries = Annotated[int, msgspec.Meta(ge=0, le=MAX_RETRIES)]
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 _Gpus = Annotated[int, msgspec.Meta(ge=0, le=64)]
 
@@ -51,7 +53,7 @@ class JobRequest(
     language: str = "python"
     limits: Limits = Limits()
     job_id: str | None = None
-    retries: Annotated[int, msgspec.Meta(ge=0, le=10)] | None = None  # on lost workers only
+    retries: _Retries | None = None  # on lost workers only
 
 
 class BlobRef(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from .errors import (
 )
 from .events import Event
 from .protocol import Position
-from .schemas import JobView
+from .schemas import BlobRef, JobView
 from .states import JobState
 
 
@@ -57,6 +57,7 @@ class Finished:
     balance_ucr: int | None
     held_ucr: int | None
     result: bytes | None
+    result_blobs: tuple[BlobRef, ...] = ()  # instead of ``result``: download them
 
     def error(self) -> JobError | None:
         """Return why the job did not complete, or None when it did."""
