@@ -34,6 +34,7 @@ from .web.dispatcher import Dispatcher
 from .web.guard import OpenGuard, read_or_make_token
 from .web.listener import WORKER_PATH, make_api_listener, make_worker_listener
 from .web.output import AttemptOutput, Outputs
+from .web.sessions import Sessions
 from .web.sockets import CLOSE_SILENT
 
 TICK_S = 1.0
@@ -233,6 +234,7 @@ def _build(
         spawn=tasks.spawn,
     )
     context.dispatcher = Dispatcher(context)
+    context.sessions = Sessions(context)
     return context
 
 
@@ -243,6 +245,7 @@ async def _tick_for_ever(context: Context) -> None:
         try:
             _close_silent(context)
             await context.dispatcher.tick()
+            await context.sessions.tick()
             if monotonic_s() >= next_seen_s:
                 next_seen_s = monotonic_s() + SEEN_EVERY_S
                 rows = [link.worker.row_id for link in context.connections.workers()]

@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 
 from gridx.errors import StaleLease
 from gridx.protocol import CallFinished
+from gridx.schemas import BlobRef
 from gridx.states import Cause
 
 from ..rules import calls as call_rules
@@ -28,6 +29,7 @@ class FinishedCall(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Outcome
     job: JobRecord
     call: CallRecord
+    result_blobs: tuple[BlobRef, ...] = ()  # that the call refers to from now on
 
 
 def finish_call(
@@ -105,7 +107,7 @@ def finish_call(
         is_own_worker=current.owner_id == job.user_id,
     )
     calls.set_idle(tx, job.row_id, leases.after(now_us, session.idle_s))
-    return FinishedCall(outcome=Outcome.SETTLED, job=job, call=ended)
+    return FinishedCall(outcome=Outcome.SETTLED, job=job, call=ended, result_blobs=result_blobs)
 
 
 def _stale(report: CallFinished) -> StaleLease:

@@ -84,6 +84,8 @@ def find_result(
     tx: Connection, now_us: int, job: JobRecord
 ) -> tuple[bytes | None, tuple[BlobRef, ...]]:
     """Return the result of a job that has ended: in one piece, or the blobs that are its pieces."""
+    if job.session is not None:
+        return None, ()  # its calls have results, it has none
     data = jobs.find_payload(tx, job.job_id, "result")
     return data, () if data is not None else blobs.list_refs(tx, job.row_id, 0, "result")
 

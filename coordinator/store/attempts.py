@@ -257,6 +257,7 @@ def _live_record(row: Any) -> LiveAttempt:
         started_us=row[7],
         lease_us=row[8],
         cancel_wanted=row[9] is not None,
+        timeout_s=spec.job.limits.timeout_s,
         is_session=spec.session is not None,
     )
 

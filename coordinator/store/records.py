@@ -149,6 +149,7 @@ class LiveAttempt(msgspec.Struct, frozen=True, kw_only=True):
     started_us: int | None
     lease_us: int | None  # None: its worker is connected
     cancel_wanted: bool
+    timeout_s: float
     is_session: bool = False
 
 

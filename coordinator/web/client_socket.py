@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 from tornado.websocket import WebSocketHandler
 
-from gridx.errors import AuthError, GridXError, NotFound, ProtocolError
+from gridx.errors import AuthError, GridXError, ProtocolError
 from gridx.ids import parse_job_id, parse_user_name
 from gridx.protocol import (
     CLIENT_JSON,
@@ -34,11 +34,12 @@ from gridx.protocol import (
 )
 
 from ..rules.access import OPEN, Caller, Scope, require
-from ..services import accounts, views
+from ..services import accounts, session_views, views
+from ..store.records import Balance, CallRecord, JobRecord
 from .base import as_gridx_error
-from .intake import take_order
+from .intake import take_call, take_order
 from .sockets import CLOSE_REFUSED, FrameWriter, as_message, negotiate
-from .watch import JobEvent, Watcher, message_of, read_final
+from .watch import CallNews, JobEvent, Watcher, message_of, message_of_call, read_final
 
 if TYPE_CHECKING:
     from .context import Context
@@ -171,8 +172,18 @@ class ClientSocket(WebSocketHandler):
                 work = self._cancel(caller, message.job_id)
                 await self._in_flight.acquire()
                 self._context.spawn(self._answer(message.job_id, work))
-            case SubmitCall() | Interrupt() | EndSession():
-                self._refuse_job(message.job_id[:80], NotFound("There is no such session."))
+            case SubmitCall():
+                await self._in_flight.acquire()
+                work = self._submit_call(caller, message)
+                self._context.spawn(self._answer(message.job_id[:80], work))
+            case Interrupt():
+                await self._in_flight.acquire()
+                work = self._interrupt(caller, message)
+                self._context.spawn(self._answer(message.job_id[:80], work))
+            case EndSession():
+                await self._in_flight.acquire()
+                work = self._end_session(caller, message.job_id)
+                self._context.spawn(self._answer(message.job_id[:80], work))
             case ClientHello():
                 raise ProtocolError("A connection has one hello.")
             case _:
@@ -191,7 +202,9 @@ class ClientSocket(WebSocketHandler):
         self._context.counters.refused[error.code] += 1
         self.send(Refused(error=error.to_body(), job_id=job_id))
 
-    def _make_watcher(self, caller: Caller, job_id: str, after: Position) -> Watcher:
+    def _make_watcher(
+        self, caller: Caller, job_id: str, after: Position, *, newest_call: bool = False
+    ) -> Watcher:
         if before := self._watchers.pop(job_id, None):
             before.close()
         if len(self._watchers) >= MAX_WATCHED:
@@ -201,7 +214,9 @@ class ClientSocket(WebSocketHandler):
             )
         # In open mode too a person sees the own jobs only: the name stands for the person.
         user = None if Scope.ADMIN in caller.scopes and not caller.is_open else caller.user
-        watcher = Watcher(self._context, job_id, user, after, self, self._watch_ended)
+        watcher = Watcher(
+            self._context, job_id, user, after, self, self._watch_ended, newest_call=newest_call
+        )
         self._watchers[job_id] = watcher
         return watcher
 
@@ -215,7 +230,9 @@ class ClientSocket(WebSocketHandler):
         try:
             require(caller, Scope.JOBS_READ)
             parse_job_id(message.job_id)
-            watcher = self._make_watcher(caller, message.job_id, message.after)
+            watcher = self._make_watcher(
+                caller, message.job_id, message.after, newest_call=message.newest_call
+            )
         except GridXError as exc:
             self._refuse_job(message.job_id[:80], exc)
             return
@@ -229,6 +246,8 @@ class ClientSocket(WebSocketHandler):
             cell=message.cell,
             inputs=message.inputs,
             blobs=message.blobs,
+            session=message.session,
+            call_timeout_s=message.call_timeout_s,
             must_have_id=True,
         )
         job_id = order.job_id
@@ -246,15 +265,45 @@ class ClientSocket(WebSocketHandler):
         else:
             watcher.catch_up()
 
+    async def _submit_call(self, caller: Caller, message: SubmitCall) -> None:
+        require(caller, Scope.JOBS_WRITE)
+        done = await self._context.sessions.submit_call(take_call(caller, message))
+        await self._tell_call(done.job, done.call, is_told=done.is_new)
+
+    async def _interrupt(self, caller: Caller, message: Interrupt) -> None:
+        require(caller, Scope.JOBS_WRITE)
+        parse_job_id(message.job_id)
+        done = await self._context.sessions.interrupt(message.job_id, message.call, caller.user)
+        await self._tell_call(done.job, done.call, is_told=not done.call.is_final)
+
+    async def _tell_call(self, job: JobRecord, call: CallRecord, *, is_told: bool) -> None:
+        """Tell how a call stands: through the watcher where there is one, behind the output."""
+        if watcher := self._watchers.get(job.job_id):
+            if not is_told:
+                watcher.catch_up()
+            return
+        event = await self._context.store.read(session_views.find_call, job.row_id, call.n)
+        if event is not None:
+            self.send(message_of_call(self._context, CallNews(job, event)))
+
+    async def _end_session(self, caller: Caller, job_id: str) -> None:
+        require(caller, Scope.JOBS_WRITE)
+        parse_job_id(job_id)
+        done = await self._context.sessions.end(job_id, caller.user)
+        await self._tell_job(done.job, None)
+
     async def _cancel(self, caller: Caller, job_id: str) -> None:
         require(caller, Scope.JOBS_WRITE)
         parse_job_id(job_id)
         done = await self._context.dispatcher.cancel(job_id, caller.user)
-        if job_id in self._watchers:
+        await self._tell_job(done.job, done.balance)
+
+    async def _tell_job(self, job: JobRecord, balance: Balance | None) -> None:
+        if job.job_id in self._watchers:
             return  # its watcher tells
-        event = JobEvent(done.job, done.balance)
-        if done.job.is_final:
-            event = await read_final(self._context, done.job)
+        event = JobEvent(job, balance)
+        if job.is_final:
+            event = await read_final(self._context, job)
         self.send(message_of(self._context, event))
 
     def _refuse(self, error: GridXError) -> None:

@@ -12,6 +12,7 @@ from ..blobs import Blobs
 from ..bus.base import Bus, job_subject
 from ..eventlog.base import EventLog
 from ..rules.scheduling import Scheduler
+from ..services.session_views import CallEvent
 from ..services.sign_in import Passwords
 from ..services.views import job_view
 from ..settings import Settings
@@ -20,15 +21,17 @@ from ..store.records import Balance, JobRecord
 from .connections import Connections
 from .counters import Counters
 from .output import Outputs
-from .watch import JobEvent
+from .watch import CallNews, JobEvent
 
 if TYPE_CHECKING:
     from .dispatcher import Dispatcher
+    from .sessions import Sessions
 
 
 @dataclass(kw_only=True, slots=True)
 class Context:
-    """Every part that a handler may need. Only ``dispatcher`` is set later: it needs the rest."""
+    """Every part that a handler may need. ``dispatcher`` and ``sessions`` are set later: they
+    need the rest."""
 
     settings: Settings
     store: Store
@@ -44,6 +47,7 @@ class Context:
     started_s: float  # monotonic
     spawn: Callable[[Coroutine[Any, Any, Any]], None]
     dispatcher: Dispatcher = field(init=False)
+    sessions: Sessions = field(init=False)
 
     def view(self, job: JobRecord) -> JobView:
         """Return a job as the API shows it, with why it waits and since when it runs."""
@@ -66,3 +70,7 @@ class Context:
         """Tell everybody who watches the job about its new state."""
         event = JobEvent(job, balance, result, result_blobs, stream_bytes)
         self.bus.publish(job_subject(job.job_id), event)
+
+    def publish_call(self, job: JobRecord, event: CallEvent) -> None:
+        """Tell everybody who watches the session how a call of it stands."""
+        self.bus.publish(job_subject(job.job_id), CallNews(job, event))

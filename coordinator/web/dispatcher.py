@@ -42,8 +42,9 @@ from ..services import (
 )
 from ..services.cancel import Cancelled
 from ..services.outcome import Ended, Outcome
+from ..services.session_views import CallEvent
 from ..services.submit import Order, Submitted
-from ..store.records import Balance, JobRecord, LiveAttempt, QueuedJob, WorkerRecord
+from ..store.records import Balance, CallRecord, JobRecord, LiveAttempt, QueuedJob, WorkerRecord
 from .connections import WorkerLink
 from .context import Context
 from .output import AttemptOutput
@@ -92,7 +93,9 @@ class Dispatcher:
         job = order.job
         python = order.cell.python if order.cell else ""
         job_id = order.job_id
-        protocol = needed_protocol(order.cell, has_blobs=bool(order.blobs))
+        protocol = needed_protocol(
+            order.cell, has_blobs=bool(order.blobs), is_session=order.session is not None
+        )
         shape = Shape.of(job.limits.request(), job.language, python, protocol)
         room = scheduler.place(shape, order.user)
         link = context.connections.find(room.worker_id) if room else None
@@ -126,6 +129,12 @@ class Dispatcher:
         """Stop a job: at once while it waits, through its worker while it runs."""
         context = self._context
         done = await context.store.run(cancel.cancel, context.settings, job_id, user)
+        self.note_cancelled(done)
+        return done
+
+    def note_cancelled(self, done: Cancelled) -> None:
+        """Act on the wish to stop a job, once it is written."""
+        context, job_id = self._context, done.job.job_id
         self._scheduler.dequeue(job_id)
         if done.stop and (link := context.connections.find(done.job.worker_id)):
             link.send(StopAttempt(job_id=job_id, attempt=done.job.attempt))
@@ -133,8 +142,15 @@ class Dispatcher:
             if done.job.is_final:
                 context.outputs.close(job_id, done.job.attempt)
                 context.counters.ended[done.job.state.value] += 1
-            context.publish_change(done.job, balance=done.balance)
-        return done
+            self._publish_end(done.job, done.balance, done.call)
+
+    def _publish_end(
+        self, job: JobRecord, balance: Balance | None, call: CallRecord | None
+    ) -> None:
+        """Tell the watchers; of a session, first how the call ended that ended with it."""
+        if call is not None:
+            self._context.publish_call(job, CallEvent(call=call))
+        self._context.publish_change(job, balance=balance)
 
     # --- workers have room -------------------------------------------------------------------
 
@@ -206,6 +222,8 @@ class Dispatcher:
                 cell=job.cell,
                 inputs=inputs,
                 blobs=blobs,
+                session=job.session,
+                call_timeout_s=job.call_timeout_s,
             )
         )
         link.attempts[job.job_id] = job.attempt
@@ -214,6 +232,7 @@ class Dispatcher:
         self._scheduler.take(worker.worker_id, job.job_id, shape)
         output = context.outputs.open(job.job_id, job.attempt, worker.worker_id)
         output.timeout_s = job.job.limits.timeout_s
+        output.is_session = job.session is not None
 
     async def _note_gone(self, worker: WorkerRecord) -> None:
         context = self._context
@@ -292,6 +311,7 @@ class Dispatcher:
                 stored_end,
                 None if output is None else output.started_us,
                 stream,
+                None if output is None else output.call_starts.get(report.call),
             )
         except StaleLease:
             link.send(StopAttempt(job_id=key[0], attempt=key[1], fenced=True))
@@ -306,11 +326,17 @@ class Dispatcher:
             return
         if done.outcome is Outcome.SETTLED:
             # The person who waits comes first, then the worker.
+            is_session = done.job.session is not None
+            if done.call is not None:
+                event = CallEvent(
+                    call=done.call, result=report.result, result_blobs=done.result_blobs
+                )
+                context.publish_call(done.job, event)
             context.publish_change(
                 done.job,
                 balance=done.balance,
-                result=report.result,
-                result_blobs=done.result_blobs,
+                result=None if is_session else report.result,
+                result_blobs=() if is_session else done.result_blobs,
                 stream_bytes=report.stream_bytes,
             )
             context.counters.settled += 1
@@ -325,6 +351,7 @@ class Dispatcher:
         """Queue an attempt again that its worker will not run."""
         context = self._context
         job_id, attempt = message.job_id, message.attempt
+        output = context.outputs.find(job_id, attempt)
         try:
             done = await context.store.run(
                 hand_back.hand_back,
@@ -333,6 +360,7 @@ class Dispatcher:
                 attempt,
                 link.worker,
                 message.message[:500],
+                has_started=output is not None and output.started_us is not None,
             )
         except StaleLease:
             link.send(StopAttempt(job_id=job_id, attempt=attempt, fenced=True))
@@ -340,7 +368,7 @@ class Dispatcher:
             return
         link.send(Settled(job_id=job_id, attempt=attempt))
         self._forget(link.worker.worker_id, job_id, attempt)
-        self._after_end(done.job, done.outcome, done.balance, {link.worker.worker_id})
+        self._after_end(done, {link.worker.worker_id})
 
     def note_ended(self, ended: Ended, *, is_worker_to_blame: bool = False) -> None:
         """Act on an attempt that the coordinator itself gave up.
@@ -362,16 +390,14 @@ class Dispatcher:
             link.send(StopAttempt(job_id=job_id, attempt=attempt, fenced=True))
         self._forget(worker_id, job_id, attempt)
         avoid = {worker_id} if is_worker_to_blame else set()
-        self._after_end(ended.job, ended.outcome, ended.balance, avoid)
+        self._after_end(ended, avoid)
 
-    def _after_end(
-        self, job: JobRecord, outcome: Outcome, balance: Balance | None, avoid: set[str]
-    ) -> None:
-        if outcome is Outcome.REQUEUED:
-            self._requeue(job, avoid)
+    def _after_end(self, ended: Ended, avoid: set[str]) -> None:
+        if ended.outcome is Outcome.REQUEUED:
+            self._requeue(ended.job, avoid)
             return
-        self._context.counters.ended[job.state.value] += 1
-        self._context.publish_change(job, balance=balance)
+        self._context.counters.ended[ended.job.state.value] += 1
+        self._publish_end(ended.job, ended.balance, ended.call)
 
     def _requeue(self, job: JobRecord, avoid: set[str]) -> None:
         self._context.counters.requeued += 1
@@ -479,6 +505,7 @@ class Dispatcher:
                 worker_row_id=link.worker.row_id,
                 started_us=output.started_us or 0,
                 timeout_s=output.timeout_s,
+                is_session=output.is_session,
             )
             for output, link in fresh
         ]

@@ -10,12 +10,21 @@ import msgspec
 from gridx.blobs import CHUNK_BYTES, MAX_BLOBS
 from gridx.errors import InvalidRequest, PayloadTooLarge, UnknownLanguage
 from gridx.ids import new_job_id, parse_job_id, parse_user_name
-from gridx.protocol import MAX_PAYLOAD_BYTES
+from gridx.protocol import MAX_PAYLOAD_BYTES, SubmitCall
 from gridx.resources import MIB, format_bytes
-from gridx.schemas import LANGUAGES, MAX_CODE_BYTES, BlobRef, CellSpec, JobRequest
+from gridx.schemas import (
+    LANGUAGES,
+    MAX_CODE_BYTES,
+    MAX_TIMEOUT_S,
+    BlobRef,
+    CellSpec,
+    JobRequest,
+    SessionSpec,
+)
 
 from ..rules.access import Caller, acting_user
 from ..services.submit import Order, make_order
+from ..services.submit_call import CallOrder, make_call_order
 
 _PYTHON = re.compile(r"3\.[0-9]{1,2}\Z")
 
@@ -33,15 +42,7 @@ def check_job(job: JobRequest, *, must_have_id: bool = False) -> JobRequest:
             hint=f"Send one of: {known}.",
             languages=list(LANGUAGES),
         )
-    size = len(job.code.encode("utf-8", "surrogatepass"))
-    if size > MAX_CODE_BYTES:
-        raise PayloadTooLarge(
-            f"The code has {size:,} bytes; the limit is {format_bytes(MAX_CODE_BYTES)},"
-            f" {MAX_CODE_BYTES:,} bytes.",
-            hint="Move data out of the code: read or create it inside the job.",
-            size_bytes=size,
-            limit_bytes=MAX_CODE_BYTES,
-        )
+    check_code(job.code)
     for name, number in (("timeout_s", job.limits.timeout_s), ("cpus", job.limits.cpus)):
         if not math.isfinite(number):
             raise InvalidRequest(f"limits.{name} has to be a number.")
@@ -56,6 +57,49 @@ def check_job(job: JobRequest, *, must_have_id: bool = False) -> JobRequest:
     return msgspec.structs.replace(job, job_id=new_job_id())
 
 
+def check_code(code: str) -> None:
+    """Refuse code over the limit.
+
+    Raises:
+        PayloadTooLarge
+    """
+    size = len(code.encode("utf-8", "surrogatepass"))
+    if size > MAX_CODE_BYTES:
+        raise PayloadTooLarge(
+            f"The code has {size:,} bytes; the limit is {format_bytes(MAX_CODE_BYTES)},"
+            f" {MAX_CODE_BYTES:,} bytes.",
+            hint="Move data out of the code: read or create it inside the job.",
+            size_bytes=size,
+            limit_bytes=MAX_CODE_BYTES,
+        )
+
+
+def check_cell(cell: CellSpec) -> None:
+    """Refuse a cell for no Python that there is.
+
+    Raises:
+        InvalidRequest
+    """
+    if not _PYTHON.match(cell.python):
+        raise InvalidRequest(f"{cell.python[:20]!r} is not a Python version such as '3.11'.")
+
+
+def check_size(code: str, inputs: bytes) -> None:
+    """Refuse what does not fit into one message.
+
+    Raises:
+        PayloadTooLarge
+    """
+    size = len(inputs) + len(code.encode("utf-8", "surrogatepass"))
+    if size > MAX_PAYLOAD_BYTES:
+        raise PayloadTooLarge(
+            f"Code and variables have {format_bytes(size)} together; the limit is"
+            f" {MAX_PAYLOAD_BYTES // MIB} MiB.",
+            size_bytes=size,
+            limit_bytes=MAX_PAYLOAD_BYTES,
+        )
+
+
 def take_order(
     caller: Caller,
     job: JobRequest,
@@ -63,6 +107,8 @@ def take_order(
     cell: CellSpec | None = None,
     inputs: bytes = b"",
     blobs: tuple[BlobRef, ...] = (),
+    session: SessionSpec | None = None,
+    call_timeout_s: float | None = None,
     must_have_id: bool = False,
 ) -> Order:
     """Return a checked submission in the name that it may be made in.
@@ -78,17 +124,60 @@ def take_order(
         )
     parse_user_name(user)
     job = check_job(job, must_have_id=must_have_id)
-    if cell is not None and not _PYTHON.match(cell.python):
-        raise InvalidRequest(f"{cell.python[:20]!r} is not a Python version such as '3.11'.")
-    size = len(inputs) + len(job.code.encode("utf-8", "surrogatepass"))
-    if size > MAX_PAYLOAD_BYTES:
-        raise PayloadTooLarge(
-            f"Code and variables have {format_bytes(size)} together; the limit is"
-            f" {MAX_PAYLOAD_BYTES // MIB} MiB.",
-            size_bytes=size,
-            limit_bytes=MAX_PAYLOAD_BYTES,
+    if cell is not None:
+        check_cell(cell)
+    check_size(job.code, inputs)
+    if session is not None:
+        if cell is None:
+            raise InvalidRequest("A session runs notebook cells: its first call has no cell.")
+        check_call_timeout(call_timeout_s)
+    return make_order(
+        user,
+        job,
+        cell=cell,
+        inputs=inputs,
+        blobs=check_blobs(blobs, cell),
+        session=session,
+        call_timeout_s=call_timeout_s if session is not None else None,
+    )
+
+
+def check_call_timeout(timeout_s: float | None) -> None:
+    """Refuse a call's time limit that is no time.
+
+    Raises:
+        InvalidRequest
+    """
+    if timeout_s is not None and not 0 < timeout_s <= MAX_TIMEOUT_S:
+        raise InvalidRequest(
+            f"A call may take more than 0 and at most {MAX_TIMEOUT_S:g} seconds.",
+            hint="Leave the limit out to take the session's.",
         )
-    return make_order(user, job, cell=cell, inputs=inputs, blobs=check_blobs(blobs, cell))
+
+
+def take_call(caller: Caller, message: SubmitCall) -> CallOrder:
+    """Return a checked call of a session, in the caller's own name.
+
+    Raises:
+        InvalidRequest, PayloadTooLarge
+    """
+    parse_job_id(message.job_id)
+    check_call_timeout(message.timeout_s)
+    if not 0 < message.call < 1 << 31:
+        raise InvalidRequest("The calls of a session are numbered from 0, which opened it.")
+    check_code(message.code)
+    check_cell(message.cell)
+    check_size(message.code, message.inputs)
+    return make_call_order(
+        caller.user or "",
+        message.job_id,
+        message.call,
+        code=message.code,
+        timeout_s=message.timeout_s,
+        cell=message.cell,
+        inputs=message.inputs,
+        blobs=check_blobs(message.blobs, message.cell),
+    )
 
 
 def check_blobs(refs: tuple[BlobRef, ...], cell: CellSpec | None) -> tuple[BlobRef, ...]:

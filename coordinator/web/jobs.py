@@ -13,7 +13,7 @@ import msgspec
 from gridx.errors import GridXError, InvalidRequest, ProtocolError
 from gridx.events import ErrorOutput, Event, OutputDropped, Stream, decode_events, split_events
 from gridx.ids import parse_job_id, parse_user_name
-from gridx.protocol import JobChanged, Output, Position
+from gridx.protocol import CallChanged, JobChanged, Output, Position
 from gridx.resources import MIB
 from gridx.schemas import JobDetail, JobList, JobRequest
 from gridx.states import JobState
@@ -217,13 +217,13 @@ class _Queue:
     """A sink that holds messages until the connection has taken them."""
 
     def __init__(self) -> None:
-        self._messages: deque[JobChanged | Output] = deque()
+        self._messages: deque[JobChanged | CallChanged | Output] = deque()
         self._bytes = 0
         self._changed = asyncio.Event()
         self._taken = asyncio.Event()
         self.is_closed = False
 
-    def send(self, message: JobChanged | Output) -> None:
+    def send(self, message: JobChanged | CallChanged | Output) -> None:
         self._messages.append(message)
         self._bytes += len(message.data) if isinstance(message, Output) else 256
         self._changed.set()
@@ -242,7 +242,7 @@ class _Queue:
         self._changed.set()
         self._taken.set()
 
-    async def take(self) -> JobChanged | Output | None:
+    async def take(self) -> JobChanged | CallChanged | Output | None:
         """Return the next message; None at the end, or when it is time to show signs of life."""
         while not self._messages and not self.is_closed:
             self._changed.clear()
@@ -278,6 +278,9 @@ async def _follow(
                 yield b": still here\n\n"
             elif isinstance(message, JobChanged):
                 yield _event_text("job", msgspec.json.encode(message.job))
+            elif isinstance(message, CallChanged):
+                shown = msgspec.structs.replace(message, result=None, result_blobs=())
+                yield _event_text("call", msgspec.json.encode(shown))
             else:
                 yield _output_text(message)
     finally:

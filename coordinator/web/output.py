@@ -92,6 +92,12 @@ class AttemptOutput:
         self.is_resend_asked = False
         self.is_finishing = False
         self.is_start_recorded = False
+        # of a session: when its calls started, the newest start that is written, and the turn
+        # of its reports, which come in order and are taken in order
+        self.is_session = False
+        self.call_starts: dict[int, int] = {}
+        self.recorded_call = -1
+        self.reports = asyncio.Lock()
         self._log = log
         self._buffer = bytearray()
         self._lock = asyncio.Lock()

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from gridx.errors import GridXError
-from gridx.protocol import JobChanged, Output, Position
+from gridx.protocol import CallChanged, JobChanged, Output, Position
 from gridx.schemas import BlobRef
 
 from ..bus.base import job_subject
-from ..services import views
-from ..store.records import Balance, JobRecord
+from ..services import session_views, views
+from ..services.session_views import CallEvent
+from ..store.records import Balance, CallRecord, JobRecord
 
 if TYPE_CHECKING:
     from .context import Context
@@ -38,6 +39,22 @@ class JobEvent:
     result: bytes | None = None
     result_blobs: tuple[BlobRef, ...] = ()
     stream_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallNews:
+    """How a call of a session stands, on the bus."""
+
+    job: JobRecord
+    event: CallEvent
+
+
+def message_of_call(context: Context, news: CallNews) -> CallChanged:
+    """Return news of a call as clients get it."""
+    call = news.event.call
+    live = context.outputs.find(call.job_id, call.attempt)
+    started_us = None if live is None else live.call_starts.get(call.n)
+    return session_views.call_changed(news.job, news.event, started_us)
 
 
 def message_of(context: Context, event: JobEvent) -> JobChanged:
@@ -67,7 +84,7 @@ async def read_final(context: Context, job: JobRecord) -> JobEvent:
 class Sink(Protocol):
     """Where a watcher's messages go."""
 
-    def send(self, message: JobChanged | Output) -> None:
+    def send(self, message: JobChanged | CallChanged | Output) -> None:
         """Send at once; must not block."""
 
     @property
@@ -79,7 +96,11 @@ class Sink(Protocol):
 
 
 class Watcher:
-    """One client's view of one job."""
+    """One client's view of one job.
+
+    Args:
+        newest_call: of a session, no output from before its newest call is wanted.
+    """
 
     def __init__(
         self,
@@ -89,12 +110,17 @@ class Watcher:
         after: Position,
         sink: Sink,
         on_end: Callable[[Watcher, GridXError | None], None],
+        *,
+        newest_call: bool = False,
     ) -> None:
         self.job_id = job_id
         self._context, self._user, self._sink, self._on_end = context, user, sink, on_end
         self._attempt, self._offset = after.attempt, after.offset
         self._is_live = False
         self._held: JobEvent | None = None
+        self._newest_call_only = newest_call
+        self._is_call_stale = False  # news of a call came that was not passed on
+        self._call_ends: tuple[tuple[int, int], ...] = ()
         self._newest_attempt = 0
         self._task: asyncio.Task[None] | None = None
         self._subscription = context.bus.subscribe(job_subject(job_id), self._receive)
@@ -126,9 +152,12 @@ class Watcher:
 
     # --- live --------------------------------------------------------------------------------
 
-    def _receive(self, message: Output | JobEvent) -> None:
+    def _receive(self, message: Output | JobEvent | CallNews) -> None:
         if isinstance(message, Output):
             self._receive_output(message)
+            return
+        if isinstance(message, CallNews):
+            self._receive_call(message)
             return
         self._newest_attempt = max(self._newest_attempt, message.job.attempt)
         if self._is_live and (message.stream_bytes is None or self._has_all(message)):
@@ -146,18 +175,37 @@ class Watcher:
         if piece.offset > self._offset or self._sink.is_full:
             self.catch_up()
         else:
-            self._send_output(piece.offset, piece.data)
+            self._send_output(piece.offset, piece.data, piece.call)
+
+    def _receive_call(self, news: CallNews) -> None:
+        if self._is_live and self._has_call(news.event.call):
+            self._sink.send(message_of_call(self._context, news))
+        else:
+            self._is_call_stale = True
+            self.catch_up()
+
+    def _has_call(self, call: CallRecord) -> bool:
+        """Whether the client has all of the output of a call that has ended."""
+        if not call.end_bytes:
+            return True
+        return self._attempt == call.attempt and self._offset >= call.end_bytes
 
     def _has_all(self, event: JobEvent) -> bool:
         if event.stream_bytes == 0:
             return True
         return self._attempt == event.job.attempt and self._offset >= (event.stream_bytes or 0)
 
-    def _send_output(self, offset: int, data: bytes) -> None:
+    def _send_output(self, offset: int, data: bytes, call: int) -> None:
         new = data[self._offset - offset :] if offset < self._offset else data
         if new:
             self._sink.send(
-                Output(job_id=self.job_id, attempt=self._attempt, offset=self._offset, data=new)
+                Output(
+                    job_id=self.job_id,
+                    attempt=self._attempt,
+                    offset=self._offset,
+                    data=new,
+                    call=call,
+                )
             )
             self._offset += len(new)
 
@@ -190,6 +238,7 @@ class Watcher:
         context = self._context
         is_first = True
         while not self._ended:
+            self._is_call_stale = False
             job = await context.store.read(views.get_job, self.job_id, self._user)
             self._newest_attempt = max(self._newest_attempt, job.attempt)
             if is_first and not job.is_final:
@@ -197,7 +246,12 @@ class Watcher:
                 is_first = False
             if self._attempt < self._newest_attempt:
                 self._attempt, self._offset = self._newest_attempt, 0
+            news = None if job.session is None else await self._read_call(job)
+            if news is not None and not news.event.call.is_final:
+                self._sink.send(message_of_call(context, news))
             await self._send_stored()
+            if news is not None and news.event.call.is_final:
+                self._sink.send(message_of_call(context, news))
             if job.is_final:
                 await self._send_final(job)
                 return
@@ -209,6 +263,22 @@ class Watcher:
                 return
             await asyncio.sleep(_RECHECK_S)
 
+    async def _read_call(self, job: JobRecord) -> CallNews | None:
+        store = self._context.store
+        event = await store.read(session_views.find_newest, job.row_id)
+        if event is None:
+            return None
+        self._call_ends = await store.read(session_views.list_ends, job.row_id)
+        if self._newest_call_only and self._attempt == event.call.attempt:
+            self._offset = max(self._offset, event.call.begin_bytes)
+        return CallNews(job, event)
+
+    def _call_at(self, offset: int) -> int:
+        """Return the call whose output lies there; the newest, where none of it has ended."""
+        ends = self._call_ends
+        past = [n for n, end in ends if end <= offset]
+        return past[-1] + 1 if past else 0
+
     async def _send_stored(self) -> None:
         """Send what is in the log, then what is gathered behind it."""
         attempt = self._attempt
@@ -217,16 +287,16 @@ class Watcher:
         outputs = self._context.outputs
         async for offset, data in outputs.read(self.job_id, attempt, self._offset):
             await self._sink.drained()
-            self._send_output(offset, data)
+            self._send_output(offset, data, self._call_at(self._offset))
         await self._sink.drained()
         live = outputs.find(self.job_id, attempt)
         # No await from here on: what is gathered now and what is published next follow on.
         if live is not None and live.stored_end <= self._offset < live.end:
-            self._send_output(self._offset, live.tail(self._offset))
+            self._send_output(self._offset, live.tail(self._offset), self._call_at(self._offset))
 
     def _is_level(self) -> bool:
         """Whether the next live piece follows on what was sent."""
-        if self._attempt < self._newest_attempt:
+        if self._attempt < self._newest_attempt or self._is_call_stale:
             return False
         if self._held is not None and self._held.job.is_final:
             return False  # the next round reads the final state and the rest from what is stored

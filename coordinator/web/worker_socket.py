@@ -37,9 +37,9 @@ from gridx.resources import Capability
 
 from ..bus.base import job_subject
 from ..rules.access import Scope
-from ..services import accounts, connect, enroll, views
+from ..services import accounts, connect, enroll, session_views, views
 from ..services.sign_in import sign_in
-from ..store.records import WorkerRecord
+from ..store.records import LiveAttempt, WorkerRecord
 from .base import as_gridx_error
 from .connections import WorkerLink
 from .output import AttemptOutput, OutputGap
@@ -82,6 +82,7 @@ class WorkerSocket(WebSocketHandler):
         self._context = context
         self._writer = FrameWriter(self, binary=True)
         self._link: WorkerLink | None = None
+        self._adopted: tuple[LiveAttempt, ...] = ()
         self._is_refused = False
         self._hello_timer: asyncio.TimerHandle | None = None
 
@@ -140,6 +141,7 @@ class WorkerSocket(WebSocketHandler):
             "A worker joined", extra={"action": "worker.joined", "worker_id": worker.worker_id}
         )
         context.dispatcher.pull(worker.worker_id)
+        await context.sessions.resume(link, self._adopted)
         for job_id in list(link.attempts):
             job = await context.store.read(views.get_job, job_id)
             if job.is_final or link.attempts.get(job_id) != job.attempt:
@@ -163,6 +165,7 @@ class WorkerSocket(WebSocketHandler):
             output.claimed_us = attempt.claimed_us
             output.started_us = output.started_us or attempt.started_us
             output.is_start_recorded = attempt.started_us is not None
+            output.timeout_s, output.is_session = attempt.timeout_s, attempt.is_session
             ends.append(StoredEnd(job_id=attempt.job_id, attempt=attempt.attempt, offset=end))
         link = WorkerLink(
             worker=worker,
@@ -183,7 +186,7 @@ class WorkerSocket(WebSocketHandler):
             return None
         if replaced is not None:
             replaced.close(CLOSE_REPLACED, "a newer connection of this worker took over")
-        self._link = link
+        self._link, self._adopted = link, adoption.adopted
         context.dispatcher.join(link, adoption.adopted, adoption.ended)
         link.send(
             Welcome(
@@ -253,10 +256,12 @@ class WorkerSocket(WebSocketHandler):
             case AttemptStarted():
                 self._take_started(link, message)
             case AttemptFinished():
-                context.spawn(self._answer(link, context.dispatcher.finish(link, message)))
+                output = context.outputs.find(message.job_id, message.attempt)
+                is_session = output is not None and output.is_session
+                finisher = context.sessions if is_session else context.dispatcher
+                context.spawn(self._answer(link, finisher.finish(link, message)))
             case CallFinished():
-                # No session is open on any worker, so none can have ended a call.
-                self._find_output(link, message.job_id, message.attempt)
+                context.spawn(self._answer(link, context.sessions.finish_call(link, message)))
             case Heartbeat():
                 link.load = message.load
                 context.scheduler.note_load(link.worker.worker_id, message.load)
@@ -292,11 +297,37 @@ class WorkerSocket(WebSocketHandler):
 
     def _take_started(self, link: WorkerLink, message: AttemptStarted) -> None:
         output = self._find_output(link, message.job_id, message.attempt)
-        if output is not None and output.started_us is None:
+        if output is None:
+            return
+        if output.is_session:
+            self._take_call_started(link, output, message.call)
+        if output.started_us is None:
             # Said again after an adoption: it started before this coordinator did. The claim is
             # the last moment known of it, and no more is paid than the worker metered.
             output.started_us = link.heard_us if output.claimed_us is None else output.claimed_us
             asyncio.get_running_loop().call_later(SHOW_STARTED_AFTER_S, self._show_started, output)
+
+    def _take_call_started(self, link: WorkerLink, output: AttemptOutput, call: int) -> None:
+        if call > output.recorded_call and call not in output.call_starts:
+            output.call_starts[call] = link.heard_us
+            asyncio.get_running_loop().call_later(
+                SHOW_STARTED_AFTER_S, self._show_call_started, output, call
+            )
+
+    def _show_call_started(self, output: AttemptOutput, call: int) -> None:
+        context = self._context
+        is_live = context.outputs.find(output.job_id, output.attempt) is output
+        if not is_live or call not in output.call_starts:
+            return
+        if context.bus.has_subscribers(job_subject(output.job_id)):
+            context.spawn(self._publish_call_started(output, call))
+
+    async def _publish_call_started(self, output: AttemptOutput, call: int) -> None:
+        context = self._context
+        job = await context.store.read(views.get_job, output.job_id)
+        event = await context.store.read(session_views.find_call, job.row_id, call)
+        if event is not None and not event.call.is_final:
+            context.publish_call(job, event)
 
     def _show_started(self, output: AttemptOutput) -> None:
         context = self._context
