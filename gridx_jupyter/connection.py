@@ -11,6 +11,7 @@ from gridx.settings import ConnectionSettings, load, save
 if TYPE_CHECKING:
     from gridx.blocking import BlockingClient
     from gridx.protocol import ClientWelcome
+    from gridx.schemas import WorkerView
 
 
 class Connection:
@@ -19,6 +20,7 @@ class Connection:
     def __init__(self) -> None:
         self._client: BlockingClient | None = None
         self._pythons: set[str] = set()
+        self.worker_names: list[str] = []  # as they were seen last, for completion
 
     @property
     def settings(self) -> ConnectionSettings:
@@ -59,7 +61,7 @@ class Connection:
             return
         images = [
             image
-            for worker in self.client.workers()
+            for worker in self.workers()
             if worker.status == "online"
             for image in worker.capability.images
             if image.language == "python"
@@ -72,6 +74,12 @@ class Connection:
                 f"Code does not cross minor versions. Nothing was sent.",
                 hint=f"Start the notebook with Python {offered}, or lend a worker with {python}.",
             )
+
+    def workers(self) -> tuple[WorkerView, ...]:
+        """Return the workers that the coordinator knows."""
+        workers = self.client.workers()
+        self.worker_names = sorted({worker.name for worker in workers})
+        return workers
 
     def login(self, url: str | None, user: str | None, token: str | None) -> ConnectionSettings:
         """Change to another coordinator or user, try it, and remember it in the settings file.

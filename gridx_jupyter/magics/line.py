@@ -3,272 +3,171 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final, NoReturn
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 
-from gridx.credits import format_credits, from_credits
-from gridx.display import TextCleaner, clean_line, clean_text
-from gridx.errors import GridXError, NotBuilt, TransportError
-from gridx.events import ErrorOutput, OutputDropped, Stream
-from gridx.quantities import format_duration
-from gridx.resources import format_bytes
-from gridx.settings import normalise_url
-from gridx.states import FINAL_JOB_STATES
-from gridx.terminal import table
-from gridx.updates import EventArrived
+from gridx.errors import GridXError, TransportError
 
-from ..connection import Connection, unreachable
-from .failures import shown_as_sentence
-from .options import nearest, options_help, usage_error
+from ..connection import unreachable
+from .failures import shown_as_name, shown_as_sentence
+from .options import nearest, usage_error
 
 if TYPE_CHECKING:
-    from IPython.core.interactiveshell import InteractiveShell
+    from .notebook import Notebook
 
-    from gridx.schemas import AccountView, JobView, WorkerView
+
+@dataclass(frozen=True)
+class Command:
+    """One row of the table: what may follow the name, what it does, and which module has it."""
+
+    arguments: str
+    help: str
+    home: str
+
 
 COMMANDS: Final = {
-    "status": "the grid, and who you are there",
-    "login": "login [URL] [--user NAME] [--token TOKEN]: go to a coordinator and remember it",
-    "jobs": "jobs [-n COUNT]: your jobs, newest first",
-    "logs": "logs JOB [--to FILE]: the whole output of a job",
-    "cancel": "cancel JOB: stop a job; the time it ran is charged",
-    "balance": "your credits",
-    "workers": "who lends what",
-    "help": "help [cell|TOPIC]: this list, or the options of %%gridx",
+    "status": Command("", "the grid, and who you are there", "line_grid"),
+    "login": Command(
+        "[URL] [--user NAME] [--token TOKEN]", "go to a coordinator and remember it", "line_grid"
+    ),
+    "balance": Command("", "your credits", "line_grid"),
+    "cost": Command("[-n COUNT]", "what your jobs and those of this notebook cost", "line_grid"),
+    "workers": Command("", "who lends what", "line_grid"),
+    "doctor": Command("", "what is wrong, and what to type", "line_grid"),
+    "jobs": Command(
+        "[-a] [-n COUNT]",
+        "your jobs, newest first; -a: more of them, those of this notebook marked",
+        "line_jobs",
+    ),
+    "attach": Command(
+        "JOB [--new] [--replace] [--as NAME]",
+        "show the output of a job and bring its values home, after a restart too; --new: only "
+        "what was not shown yet; --replace: over variables that exist",
+        "line_jobs",
+    ),
+    "result": Command(
+        "JOB [--raw FILE] [--replace] [--as NAME]",
+        "bring the values of a job that has ended home; --raw: as it came, into a file",
+        "line_jobs",
+    ),
+    "retry": Command(
+        "JOB", "run a cell of this notebook again, with today's variables", "line_jobs"
+    ),
+    "logs": Command("JOB [--to FILE]", "the whole output of a job", "line_jobs"),
+    "cancel": Command("JOB", "stop a job; the time it ran is charged", "line_jobs"),
+    "why": Command("[JOB]", "what the last cell captured and why; why its job waits", "line_jobs"),
+    "needs": Command("CODE", "what this code would take along; nothing is sent", "line_jobs"),
+    "session": Command(
+        "[list | stop NAME | attach NAME]",
+        "your open sessions; close one; use one again after a restart",
+        "line_kernel",
+    ),
+    "cache": Command("[clear]", "the results kept for --cache; drop them", "line_kernel"),
+    "set": Command(
+        "[KEY [VALUE]]",
+        "a default for the options of this kernel; `default` unsets it",
+        "line_kernel",
+    ),
+    "on": Command(
+        "[OPTIONS]", "every following cell is remote, and stays plain Python", "line_kernel"
+    ),
+    "off": Command("", "cells run here again", "line_kernel"),
+    "prelude": Command(
+        "[add LINE | clear | --state]",
+        "lines that run first in every remote cell; --state: seeds and settings as they are now",
+        "line_kernel",
+    ),
+    "notify": Command(
+        "[TIME | off]", "a signal when a cell ends that took longer than TIME", "line_kernel"
+    ),
+    "help": Command("[TOPIC]", "this list, or one topic", "line_help"),
 }
-NOT_BUILT: Final = (
-    "attach", "result", "retry", "why", "needs", "cost", "cache", "session", "trust", "prelude",
-    "on", "off", "set", "doctor",
-)  # fmt: skip
 USAGE: Final = "Usage: %gridx " + " | ".join(COMMANDS) + "."
-TOPICS: Final = {
-    "cell": "%%gridx [options] on the first line of a cell runs it on a worker.\n{options}\n"
-    "Sizes are 512M or 8G, times 90, 10m or 1h30m. {{expression}} is expanded in values.",
-    "secrets": "Variables that look like secrets (key, token, password) and os.environ never "
-    "travel unasked.\n--needs NAME sends one; whoever owns the worker can read it.",
-    "credits": "A cell holds its price for its whole --timeout and pays for the time that it "
-    "ran;\nthe rest comes back at once. Lending a machine earns credits: `gridx up`.",
-    "results": "Names that the cell binds come home as data. What is not plain data (sockets,\n"
-    "models of libraries) comes home unopened, as an Opaque. --out a,b brings only these.",
-    "interrupt": "The stop button stops the cell on the worker; the time it ran is charged.\n"
-    "A second press leaves at once and names the job: `%gridx cancel JOB`.",
-}
+_EXPRESSION_HINT: Final = "To run code on the grid put it below a line %%gridx."
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Raises a one-line UsageError instead of ending the kernel."""
 
+    def __init__(self, command: str) -> None:
+        super().__init__(command, add_help=False)
+
     def error(self, message: str) -> NoReturn:
-        raise usage_error(f"%gridx {self.prog}: {message}.", USAGE, "")
-
-
-def _credits(amount: float) -> str:
-    return format_credits(from_credits(amount))
-
-
-def jobs_text(jobs: Sequence[JobView]) -> str:
-    """Return jobs as a table."""
-    if not jobs:
-        return "No jobs yet. Put %%gridx on the first line of a cell to run it on the grid."
-    head = ("JOB", "STATUS", "WORKER", "TIME", "COST", "CREATED (UTC)")
-    rows = [
-        (
-            job.job_id,
-            job.status,
-            job.worker_name or "",
-            "" if job.elapsed_s is None else format_duration(job.elapsed_s),
-            _credits(job.cost),
-            f"{job.created_at:%Y-%m-%d %H:%M:%S}",
+        arguments = COMMANDS[self.prog].arguments if self.prog in COMMANDS else ""
+        raise usage_error(
+            f"%gridx {self.prog}: {message}.", f"Usage: %gridx {self.prog} {arguments}", ""
         )
-        for job in jobs
-    ]
-    return table(head, rows, right=(3, 4))
-
-
-def workers_text(workers: Sequence[WorkerView]) -> str:
-    """Return workers as a table."""
-    online = [worker for worker in workers if worker.status == "online"]
-    if not online:
-        return "No worker is online. Lend this machine with `gridx up` in a terminal."
-    head = ("WORKER", "OWNER", "FREE CORES", "FREE MEMORY", "GPUS", "RUNNING", "SANDBOX", "PYTHON")
-    rows = [
-        (
-            worker.name,
-            worker.owner,
-            f"{worker.free_cores:g} of {offer.cores:g}",
-            f"{format_bytes(worker.free_memory_bytes)} of {format_bytes(offer.memory_bytes)}",
-            str(len(offer.gpus)),
-            str(worker.running),
-            offer.sandbox,
-            ", ".join(sorted({image.python for image in offer.images if image.python})),
-        )
-        for worker in online
-        for offer in (worker.capability,)
-    ]
-    return table(head, rows, right=(4, 5))
-
-
-def balance_text(account: AccountView) -> str:
-    """Return whose account has how much: six decimals, which show what one small cell cost."""
-    held = f" ({_credits(account.held)} held for jobs)" if account.held else ""
-    return f"{account.user_id}: {account.balance:,.6f} credits{held}"
 
 
 @magics_class
 class LineMagic(Magics):
     """``%gridx SUBCOMMAND``."""
 
-    def __init__(self, shell: InteractiveShell, connection: Connection) -> None:
-        super().__init__(shell=shell)
-        self._connection = connection
+    def __init__(self, notebook: Notebook) -> None:
+        super().__init__(shell=notebook.shell)
+        self._notebook = notebook
 
     @no_var_expand
     @line_magic
     def gridx(self, line: str) -> None:
-        """Look after the grid: %gridx status | login | jobs | logs | cancel | balance | workers
+        """Look after the grid: %gridx status | jobs | attach | logs | session | balance | help …
 
-        %gridx help lists them; %%gridx on the first line of a cell runs the cell on a worker.
+        %gridx help lists every subcommand, %gridx help TOPIC shows one.
+        %%gridx on the first line of a cell runs the cell on a worker.
         """
-        words = line.split()
-        if not words:
+        command, _, rest = line.strip().partition(" ")
+        if not command:
             print("Put %%gridx on the first line of a cell to run it on the grid. " + USAGE)
             return
-        command = words[0]
-        if command in NOT_BUILT:
-            raise shown_as_sentence(
-                NotBuilt(f"%gridx {command} is not in this release.", hint=USAGE)
-            )
         if command not in COMMANDS:
-            self._refuse(command)
-        action: Callable[[list[str]], None] = getattr(self, f"_{command}")
+            _refuse(command)
         try:
-            action(words[1:])
+            action_of(command)(self._notebook, rest.strip())
+        except KeyboardInterrupt as exc:
+            shown_as_name(exc)
+            raise
         except TransportError as exc:
-            error: GridXError = unreachable(self._connection.settings, exc)
+            error: GridXError = unreachable(self._notebook.connection.settings, exc)
         except GridXError as exc:
             error = exc
         else:
             return
-        raise shown_as_sentence(error) from None
+        if not hasattr(error, "_render_traceback_"):
+            shown_as_sentence(error)
+        raise error from None
 
-    @staticmethod
-    def _refuse(command: str) -> NoReturn:
-        if command.startswith("--"):
-            raise usage_error(
-                f"{command} is an option of %%gridx: two percent signs, on the first line of a cell.",
-                USAGE,
-                "",
-            )
+
+def action_of(command: str) -> Callable[[Notebook, str], None]:
+    """Return the function of ``command``: its module is loaded when it is asked for."""
+    module = importlib.import_module(f".{COMMANDS[command].home}", __package__)
+    action: Callable[[Notebook, str], None] = getattr(module, f"show_{command}")
+    return action
+
+
+def commands_help() -> str:
+    """Return the table of subcommands as text."""
+    titles = {name: f"{name} {row.arguments}".rstrip() for name, row in COMMANDS.items()}
+    return "\n".join(f"%gridx {titles[name]}\n    {row.help}" for name, row in COMMANDS.items())
+
+
+def words_of(rest: str) -> Sequence[str]:
+    """Return the words after a subcommand; quotes hold one together."""
+    from .options import split_words
+
+    return split_words(rest)
+
+
+def _refuse(command: str) -> NoReturn:
+    if command.startswith("--"):
         raise usage_error(
-            f"%gridx has no {command!r}.{nearest(command, [*COMMANDS, *NOT_BUILT])} "
-            f"To run code on the grid put it below a line %%gridx.",
+            f"{command} is an option of %%gridx: two percent signs, on the first line of a cell.",
             USAGE,
             "",
         )
-
-    def _status(self, words: list[str]) -> None:
-        _Parser("status", add_help=False).parse_args(words)
-        settings = self._connection.settings
-        self._connection.welcome()  # in open mode this opens the account of a new user
-        status = self._connection.client.status()
-        account = self._connection.client.balance()
-        print(
-            f"{settings.url}, as {settings.user} ({status.auth} mode, version {status.version})\n"
-            f"Workers: {status.workers_online} online, {status.cores:g} cores. "
-            f"Jobs: {status.jobs_running} running, {status.jobs_queued} queued.\n"
-            f"Balance: {_credits(account.available)} credits free, {_credits(account.held)} held."
-        )
-
-    def _login(self, words: list[str]) -> None:
-        parser = _Parser("login", add_help=False)
-        parser.add_argument("url", nargs="?")
-        parser.add_argument("--user")
-        parser.add_argument("--token")
-        given = parser.parse_args(words)
-        settings = self._connection.login(given.url, given.user, given.token)
-        account = self._connection.client.balance()
-        free = _credits(account.available)
-        print(f"Logged in at {settings.url} as {settings.user}: {free} credits free.")
-        other = os.environ.get("GRIDX_URL", settings.url)
-        if normalise_url(other) != settings.url:
-            print(f"GRIDX_URL is set and wins when a kernel starts: {clean_line(other)}")
-
-    def _jobs(self, words: list[str]) -> None:
-        parser = _Parser("jobs", add_help=False)
-        parser.add_argument("-n", type=int, default=20)
-        given = parser.parse_args(words)
-        print(jobs_text(self._connection.client.jobs(limit=given.n).jobs))
-
-    def _job_id(self, command: str, words: list[str]) -> str:
-        parser = _Parser(command, add_help=False)
-        parser.add_argument("job", metavar="JOB")
-        return str(parser.parse_args(words).job)
-
-    def _logs(self, words: list[str]) -> None:
-        parser = _Parser("logs", add_help=False)
-        parser.add_argument("job", metavar="JOB")
-        parser.add_argument("--to", metavar="FILE", type=Path)
-        given = parser.parse_args(words)
-        view = self._connection.client.job(given.job)
-        if view.status not in FINAL_JOB_STATES:  # what there is so far
-            sys.stdout.write(clean_text(view.stdout))
-            sys.stderr.write(clean_text(view.stderr))
-            print(f"[{view.job_id} is {clean_line(view.status, 20)}]")
-        elif given.to is None:
-            self._replay(given.job, {"stdout": sys.stdout, "stderr": sys.stderr})
-        else:
-            with given.to.open("w", encoding="utf-8") as file:
-                self._replay(given.job, {"stdout": file, "stderr": file})
-            print(f"{format_bytes(given.to.stat().st_size)} in {given.to}")
-
-    def _replay(self, job_id: str, targets: Mapping[str, IO[str]]) -> None:
-        """Write the stored output of a job that has ended, all of it, in its order."""
-        cleaners = {name: TextCleaner() for name in targets}
-        for update in self._connection.client.attach(job_id).updates():
-            if not isinstance(update, EventArrived):
-                continue
-            event = update.event
-            if isinstance(event, Stream):
-                targets[event.name].write(cleaners[event.name].feed(event.text))
-            elif isinstance(event, OutputDropped):
-                size = format_bytes(max(0, event.dropped_bytes))
-                targets["stdout"].write(f"\n[{size} were over the limit and are not kept]\n")
-            elif isinstance(event, ErrorOutput):
-                from gridx.remote_error import format_plain
-
-                targets["stderr"].write(clean_text(format_plain(event.error, line_offset=1)))
-        for name, cleaner in cleaners.items():
-            targets[name].write(cleaner.finish())
-
-    def _cancel(self, words: list[str]) -> None:
-        view = self._connection.client.cancel(self._job_id("cancel", words))
-        print(f"{view.job_id}: {clean_line(view.status, 20)}, cost {_credits(view.cost)}")
-
-    def _balance(self, words: list[str]) -> None:
-        _Parser("balance", add_help=False).parse_args(words)
-        self._connection.welcome()  # in open mode this opens the account of a new user
-        account = self._connection.client.balance()
-        print(balance_text(account))
-
-    def _workers(self, words: list[str]) -> None:
-        _Parser("workers", add_help=False).parse_args(words)
-        print(workers_text(self._connection.client.workers()))
-
-    def _help(self, words: list[str]) -> None:
-        topic = words[0] if words else ""
-        if topic in TOPICS:
-            print(TOPICS[topic].format(options=options_help()))
-        elif topic in COMMANDS:
-            print(f"%gridx {topic}: {COMMANDS[topic]}")
-        elif topic:
-            raise usage_error(
-                f"There is no help on {topic!r}.{nearest(topic, [*TOPICS, *COMMANDS])}", USAGE, ""
-            )
-        else:
-            print("\n".join(f"%gridx {name:<8} {text}" for name, text in COMMANDS.items()))
-            print("Topics: " + ", ".join(TOPICS) + ". %gridx help TOPIC shows one.")
+    raise usage_error(
+        f"%gridx has no {command!r}.{nearest(command, COMMANDS)} {_EXPRESSION_HINT}", USAGE, ""
+    )

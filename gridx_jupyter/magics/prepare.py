@@ -2,40 +2,72 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from gridx.credits import Rates, format_credits, hold_ucr
-from gridx.errors import PayloadTooLarge
+from gridx.errors import InvalidRequest
 from gridx.quantities import format_duration
 from gridx.resources import format_bytes
+from gridx.schemas import CellSpec
 
 from .failures import shown_at_its_lines
 from .options import CellOptions, usage_error
-from .result import Order
+from .order import Order
 from .visible_cell import VisibleCell
 
 if TYPE_CHECKING:
-    from IPython.core.interactiveshell import InteractiveShell
-
     from gridx.ship.capture import Captured
 
     from ..connection import Connection
+    from .notebook import Notebook
+
+_OURS_BELOW: Final = re.compile(r"^\s*(%{1,2}gridx)\b", re.MULTILINE)
 
 
 def prepare(
-    shell: InteractiveShell, body: str, options: CellOptions, visible: VisibleCell
+    notebook: Notebook, line: str, body: str, options: CellOptions, visible: VisibleCell
 ) -> Order:
     """Return the cell ready to be sent. Nothing has left the notebook afterwards.
 
     Raises:
         CaptureError: a variable that the cell reads cannot travel; the sentence names it.
+        InvalidRequest: a file that was named is not there.
         SyntaxError: the cell is not Python; shown at its visible line.
         UsageError: ``--out`` names something that the cell does not bind.
     """
+    ours = _OURS_BELOW.search(body)
+    if ours is not None:
+        raise usage_error(
+            f"{ours[1]} stands inside the cell's code, which runs on a worker: put it into a cell "
+            f"of its own."
+        )
+    captured = _captured(notebook, body, options, visible)
+    _check_out(options, captured)
+    spec = CellSpec(
+        python=captured.python,
+        expected=tuple(sorted(captured.expected | frozenset(options.out or ()))),
+        inputs=tuple(sorted(captured.inputs)),
+        out=options.out,
+        cell_id=visible.cell_id,
+        fetch=options.fetch,
+        prelude=notebook.prelude.text if notebook.has_prelude else "",
+    )
+    at_submit = dict(notebook.shell.user_ns) if options.background else None
+    order = Order(line, body, options, visible, spec, captured, at_submit=at_submit)
+    notebook.latest = order
+    return order
+
+
+def _captured(
+    notebook: Notebook, body: str, options: CellOptions, visible: VisibleCell
+) -> Captured:
     from gridx.ship.capture import capture
 
+    shell = notebook.shell
     try:
-        captured = capture(
+        return capture(
             body,
             shell.user_ns,
             needs=options.needs,
@@ -45,10 +77,6 @@ def prepare(
         )
     except SyntaxError as exc:
         error = exc
-    else:
-        _check_out(options, captured)
-        at_submit = dict(shell.user_ns) if options.background else None
-        return Order(body, options, captured, visible, at_submit)
     error.filename = visible.file
     error.lineno = (error.lineno or 1) + visible.line_offset
     if error.end_lineno is not None:
@@ -64,27 +92,11 @@ def _check_out(options: CellOptions, captured: Captured) -> None:
             raise usage_error(f"--out {name}: nothing in this cell binds or changes {name!r}.")
 
 
-def check_size(order: Order, max_payload_bytes: int) -> None:
-    """Refuse inputs that do not fit into one message, naming the largest variables.
-
-    Raises:
-        PayloadTooLarge: nothing was sent.
-    """
-    captured = order.captured
-    if captured.size_bytes <= max_payload_bytes:
-        return
-    largest = ", ".join(f"{name} ({format_bytes(size)})" for name, size in captured.largest(3))
-    raise PayloadTooLarge(
-        f"This cell's variables are {format_bytes(captured.size_bytes)} and at most "
-        f"{format_bytes(max_payload_bytes)} can travel in this release. "
-        f"The largest: {largest}. Nothing was sent.",
-        hint="Select or aggregate first, create the data inside the cell, "
-        "or leave a variable out with --without NAME.",
-    )
-
-
-def notes_before(captured: Captured) -> list[str]:
+def notes_before(order: Order) -> list[str]:
     """Return what the reader should know about what travels, one line each."""
+    captured = order.captured
+    if captured is None:
+        return []
     notes = list(captured.warnings)
     if captured.dynamic:
         what = ", ".join(sorted(captured.dynamic))
@@ -98,10 +110,11 @@ def notes_before(captured: Captured) -> list[str]:
     return notes
 
 
-def dry_run_text(order: Order, connection: Connection) -> str:
-    """Return what the cell would send and cost, as text."""
+def captured_text(order: Order) -> str:
+    """Return what was captured and why, as text."""
     captured, options = order.captured, order.options
-    lines = ["Grid-X dry run: nothing was sent and nothing ran."]
+    assert captured is not None
+    lines = []
     if captured.names:
         lines.append(f"Sent, {format_bytes(captured.size_bytes)} in all:")
         width = max(len(name) for name in captured.names)
@@ -111,10 +124,14 @@ def dry_run_text(order: Order, connection: Connection) -> str:
     else:
         lines.append("Sent: no variable, only the code.")
     lines.append(_home_text(order))
+    lines += _file_lines(options)
     modules = sorted({name.partition(".")[0] for name in captured.modules | captured.imports})
     modules = [name for name in modules if not name.startswith("_")]
     if modules:
         lines.append(f"Modules needed there: {', '.join(modules)}.")
+    if order.spec.prelude:
+        count = order.spec.prelude.count("\n") + 1
+        lines.append(f"Run first: the prelude, {count} lines (`%gridx prelude`).")
     for name, size in sorted(captured.left_out.items()):
         lines.append(
             f"Left out: {name} ({format_bytes(size)}), only mentioned in a string; "
@@ -124,13 +141,38 @@ def dry_run_text(order: Order, connection: Connection) -> str:
         lines.append(f"Missing: {name} is read, and neither the notebook nor Python has it.")
     for name, reason in sorted(captured.unpicklable.items()):
         lines.append(f"Cannot travel: {name}: {reason.sentence}")
-    lines += [f"Note: {note}" for note in notes_before(captured)]
-    lines.append(_price_text(options, connection))
+    lines += [f"Note: {note}" for note in notes_before(order)]
     return "\n".join(lines)
+
+
+def _file_lines(options: CellOptions) -> list[str]:
+    from .files import describe, find_files
+
+    lines = []
+    if options.files:
+        try:
+            lines.append(f"Files sent: {describe(find_files(options.files, Path.cwd()))}.")
+        except InvalidRequest as exc:
+            lines.append(f"Files: {exc.message}")
+    if options.fetch:
+        lines.append(f"Files brought home: {', '.join(options.fetch)}.")
+    return lines
+
+
+def dry_run_text(order: Order, connection: Connection) -> str:
+    """Return what the cell would send and cost, as text."""
+    return "\n".join(
+        [
+            "Grid-X dry run: nothing was sent and nothing ran.",
+            captured_text(order),
+            _price_text(order.options, connection),
+        ]
+    )
 
 
 def _home_text(order: Order) -> str:
     captured, out = order.captured, order.options.out
+    assert captured is not None
     wanted = captured.expected if out is None else captured.expected & set(out)
     bound = ", ".join(sorted(wanted & (captured.writes | captured.deletes)))
     changed = ", ".join(sorted(wanted - captured.writes - captured.deletes))

@@ -2,69 +2,70 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import dataclasses
 import threading
-from collections.abc import Callable, Set
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Generator, Set
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from gridx.credits import format_credits, to_credits
 from gridx.display import clean_line
 from gridx.errors import GridXError, JobFailed
 from gridx.quantities import format_duration
+from gridx.schemas import JobView
 from gridx.ship.refusal import StaysHere
 from gridx.updates import Finished
 
 from .failures import shown_as_sentence, shown_at_its_lines
+from .kept_output import KeptOutput
+from .order import Order
 from .render import worker_of
-from .visible_cell import VisibleCell
 
 if TYPE_CHECKING:
-    from IPython.core.interactiveshell import InteractiveShell
+    from collections.abc import Iterator
 
-    from gridx.blocking import BlockingJob
     from gridx.codec.results import Applied
-    from gridx.ship.capture import Captured
+    from gridx.updates import Update
 
-    from .options import CellOptions
+    from .notebook import Notebook
 
 
 _MAX_NOTES = 10
 _RESTORE_MODULE = "gridx.ship.restore"  # raises before the cell begins
 
 
-@dataclass(frozen=True)
-class Order:
-    """A cell that was prepared: what it is, what travels, how its results come home."""
-
-    body: str
-    options: CellOptions
-    captured: Captured
-    visible: VisibleCell
-    at_submit: dict[str, Any] | None = None  # background cells only
+class Watched(Protocol):
+    """A job that is read to its end: of the grid, of a session, of this machine, from the cache."""
 
     @property
-    def expected(self) -> frozenset[str]:
-        """The only names that the result may touch: seen in the cell, or asked for by --out."""
-        return self.captured.expected | frozenset(self.options.out or ())
-
-    def without_payload(self) -> Order:
-        """Return the order of a cell that was sent: its inputs need no memory here any more."""
-        return dataclasses.replace(self, captured=dataclasses.replace(self.captured, payload=b""))
+    def id(self) -> str: ...
+    @property
+    def view(self) -> JobView: ...
+    @property
+    def stdout(self) -> str: ...
+    @property
+    def stderr(self) -> str: ...
+    def updates(self, *, idle_s: float) -> Iterator[Update | None]: ...
+    def cancel(self, timeout_s: float = ...) -> Finished | None: ...
 
 
 class CellResult:
-    """One remote cell. Kept with ``--as NAME``, returned by ``--bg``."""
+    """One remote cell. Kept with ``--as NAME``, returned by ``--bg``, and awaitable."""
 
-    def __init__(self, job: BlockingJob, order: Order, shell: InteractiveShell) -> None:
+    def __init__(self, job: Watched, order: Order, notebook: Notebook) -> None:
         self._job = job
         self._order = order
-        self._shell = shell
+        self._notebook = notebook
         self._landed = False
         self._on_wait: Callable[[float | None], None] | None = None
         self._finished: Finished | None = None
+        self._waiters: list[concurrent.futures.Future[None]] = []
         self.ended = threading.Event()
+        self.kept = KeptOutput()
         self.values: dict[str, Any] = {}
+        self.files: dict[str, Path] = {}
         self.error: BaseException | None = None
         self.notes: list[str] = []
 
@@ -97,6 +98,11 @@ class CellResult:
         return self._job.stderr
 
     @property
+    def outputs(self) -> list[dict[str, Any]]:
+        """What the cell has shown so far, in the form that a notebook file has."""
+        return self.kept.outputs(self._notebook.shell, self.job)
+
+    @property
     def worker(self) -> str:
         """The name of the worker; empty while the cell is queued."""
         return worker_of(self._finished.view if self._finished else self._job.view)
@@ -111,6 +117,11 @@ class CellResult:
         """What it cost, in credits; None before its end."""
         return to_credits(self._finished.cost_ucr) if self._finished else None
 
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes of code, variables and files that travelled; what was there did not."""
+        return int(getattr(self._job, "sent_bytes", 0))
+
     def wait(self, timeout: float | None = None) -> CellResult:
         """Wait for the end, show the output here, bind the results, raise the cell's error.
 
@@ -124,10 +135,32 @@ class CellResult:
             self._on_wait(timeout)
         return self
 
+    def __await__(self) -> Generator[Any, None, CellResult]:
+        """As ``wait()``, while other tasks of the notebook's loop go on."""
+        return self._wait_in_loop().__await__()
+
+    async def _wait_in_loop(self) -> CellResult:
+        ended: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._waiters.append(ended)
+        if self.ended.is_set():
+            self._tell_waiters()
+        await asyncio.wrap_future(ended)
+        return self.wait()
+
+    def _tell_waiters(self) -> None:
+        while self._waiters:
+            waiter = self._waiters.pop()
+            if waiter.set_running_or_notify_cancel():
+                waiter.set_result(None)
+
     def cancel(self) -> CellResult:
         """Stop the cell. The time it ran is charged, the rest of the hold comes back."""
         self._job.cancel(0.0 if self._on_wait is not None else 2.0)
         return self
+
+    def retry(self) -> CellResult | None:
+        """Run the same cell again, with the notebook's variables of now."""
+        return self._notebook.run_again(self._order)
 
     def __repr__(self) -> str:
         parts = [f"<CellResult {self.job} {self.state}"]
@@ -148,7 +181,16 @@ class CellResult:
     def finish(self, finished: Finished) -> None:
         """Note the end. Any thread may call this."""
         self._finished = finished
+        self.end()
+
+    def end(self) -> None:
+        """Let go who waits. Any thread may call this."""
         self.ended.set()
+        self._tell_waiters()
+
+    def raw(self) -> bytes:
+        """Return the result as it came; empty when there is none."""
+        return bytes(self._finished.result or b"") if self._finished is not None else b""
 
     def land(self, error_data: dict[str, Any] | None) -> None:
         """Bring values and error home. For the main thread, once; later calls do nothing."""
@@ -161,15 +203,16 @@ class CellResult:
         elif isinstance(failure, GridXError):
             failure = shown_as_sentence(failure)
         self.error = failure
-        if self._finished.result is not None:
-            self._apply(self._finished.result)
+        result = self._finished.result
+        if result is not None:
+            self._apply(result)
         # The namespace of the submit would keep what the notebook has dropped since.
         self._order = dataclasses.replace(self._order, at_submit=None)
 
     def _rebuilt(self, data: dict[str, Any]) -> BaseException:
         from gridx.remote_error import rebuild, user_exceptions
 
-        visible, captured = self._order.visible, self._order.captured
+        visible, shell = self._order.visible, self._notebook.shell
         if data.get("module") == _RESTORE_MODULE:
             return shown_as_sentence(
                 JobFailed(
@@ -181,31 +224,33 @@ class CellResult:
         error = rebuild(
             data,
             cell_file=visible.file,
-            user_classes=user_exceptions(self._shell.user_ns),
+            user_classes=user_exceptions(shell.user_ns),
             line_offset=visible.line_offset,
         )
         if isinstance(error, NameError):
-            name = next((n for n in _not_sent(captured) if repr(n) in str(error)), None)
+            stayed = self._order.stayed_here
+            name = next((n for n in stayed if repr(n) in str(error)), None)
             if name is not None:
                 error.add_note(f"{name} stayed in the notebook: send it with --needs {name}.")
         if isinstance(error, ModuleNotFoundError):
             error.add_note(
                 "The worker's image does not have it; installing packages is not in this release."
             )
-        return shown_at_its_lines(error, self._shell)
+        return shown_at_its_lines(error, shell)
 
-    def _apply(self, data: bytes) -> None:
+    def _apply(self, data: bytes | bytearray) -> None:
         from gridx.codec import CodecError
         from gridx.codec.results import apply_result
 
+        namespace = self._notebook.shell.user_ns
         try:
             applied = apply_result(
                 data,
-                self._shell.user_ns,
+                namespace,
                 expected=self._order.expected,
                 cell_source=self._order.body,
                 source=f"worker {self.worker}, job {self.job}",
-                out=self._order.options.out,
+                out=self._order.spec.out,
                 at_submit=self._order.at_submit,
             )
         except CodecError as exc:
@@ -218,15 +263,40 @@ class CellResult:
                 self.error = shown_as_sentence(refusal)
             return
         self.values = dict(applied.values)
-        known = self._order.expected | self._shell.user_ns.keys()
-        self.notes += _notes_on(applied, known)
+        known = self._order.expected | namespace.keys()
+        self.notes += notes_on(applied, known)
+        self._write_files(applied)
+        if self._order.at_submit is None and applied.last is not None:
+            self._set_last(applied.last)
+
+    def _write_files(self, applied: Applied) -> None:
+        if applied.files:
+            self.files, notes = self._notebook.fetched.write(
+                applied.files,
+                patterns=self._order.spec.fetch,
+                sent=self._order.sent_files,
+                job_id=self.job,
+            )
+            self.notes += notes
+
+    def _set_last(self, value: Any) -> None:
+        """Let ``_`` and ``Out[n]`` be the value itself, where the text of it stood before."""
+        from .screen import RemoteValue
+
+        shell = self._notebook.shell
+        hook: Any = shell.displayhook
+        number = hook.prompt_count
+        history = shell.user_ns.get("_oh")
+        if not isinstance(history, dict) or not isinstance(history.get(number), RemoteValue):
+            return
+        history[number] = value
+        names = {f"_{number}": value}
+        if isinstance(shell.user_ns.get("_"), RemoteValue):
+            names["_"] = hook._ = value
+        shell.push(names, interactive=False)
 
 
-def _not_sent(captured: Captured) -> list[str]:
-    return [*captured.withheld, *captured.left_out, *captured.unpicklable]
-
-
-def _notes_on(applied: Applied, known: Set[str]) -> list[str]:
+def notes_on(applied: Applied, known: Set[str]) -> list[str]:
     """Return what the user would not expect of how the results came home, one line each."""
     notes = [clean_line(sentence, 300) for sentence in applied.refused.values()]
     if applied.opaque:

@@ -14,6 +14,7 @@ class VisibleCell(NamedTuple):
     file: str
     line_offset: int  # lines of the visible cell before the first line of the body
     cell_id: str
+    text: str = ""
 
 
 def visible_cell(shell: InteractiveShell, line: str, body: str) -> VisibleCell:
@@ -33,7 +34,13 @@ def visible_cell(shell: InteractiveShell, line: str, body: str) -> VisibleCell:
         at = text.index("\n") + 1
     file: str = shell.compile.cache(text, _number_of(shell, text), raw_code=text)
     cell_id = parent.get("metadata", {}).get("cellId", "")
-    return VisibleCell(file, text.count("\n", 0, at), str(cell_id))
+    return VisibleCell(file, text.count("\n", 0, at), str(cell_id), text)
+
+
+def visible_again(shell: InteractiveShell, text: str, line_offset: int) -> VisibleCell:
+    """Register the text of a cell of an earlier kernel, as the journal has kept it."""
+    file: str = shell.compile.cache(text, _number_of(shell, text), raw_code=text)
+    return VisibleCell(file, line_offset, "", text)
 
 
 def _number_of(shell: InteractiveShell, text: str) -> int:

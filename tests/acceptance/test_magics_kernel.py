@@ -207,7 +207,7 @@ def test_a_refusal_of_the_coordinator_is_a_sentence(grid: GridThread, kernel: Ke
     [
         ("%%gridx --cpsu 2\nx = 1", "UsageError", "Did you mean --cpus?"),
         ("%%gridx\n   ", "UsageError", "Nothing was run."),
-        ("%%gridx --session a\nx = 1", "NotBuilt", "not in this release"),
+        ("%%gridx --image a\nx = 1", "NotBuilt", "not in this release"),
         ("%%gridx --needs nope\nx = 1", "UnknownNeed", "no variable 'nope'"),
         ("%%gridx --out nope\nx = 1", "UsageError", "nothing in this cell binds"),
         ("%%gridx\nlock.acquire()", "CaptureError", "'lock'"),
@@ -542,7 +542,7 @@ def test_the_line_magic_answers(grid: GridThread, kernel: Kernel, line: str, wor
         ("%gridx stauts", "UsageError", "Did you mean status?"),
         ("%gridx --cpus 2", "UsageError", "two percent signs"),
         ("%gridx logs", "UsageError", "JOB"),
-        ("%gridx attach job_1", "NotBuilt", "not in this release"),
+        ("%gridx attach job_1", "InvalidRequest", "is not a job id"),
         ("%gridx login http://127.0.0.1:9", "TransportError", "gridx up"),
         ("%gridx help nothing", "UsageError", "no help"),
     ],

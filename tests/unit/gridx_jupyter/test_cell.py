@@ -14,20 +14,28 @@ from IPython.utils.capture import capture_output
 from gridx.errors import JobFailed, TransportError
 from gridx.events import Stream
 from gridx.protocol import Position
+from gridx.schemas import CellSpec
 from gridx.ship.capture import capture
 from gridx.updates import EventArrived, Finished, LinkChanged, StateChanged, Update
-from gridx_jupyter.magics.cell import Background, Foreground, Progress
+from gridx_jupyter.connection import Connection
+from gridx_jupyter.magics.background import Background
 from gridx_jupyter.magics.failures import shown_as_sentence
+from gridx_jupyter.magics.foreground import Foreground
+from gridx_jupyter.magics.journal import Journal
+from gridx_jupyter.magics.notebook import Notebook
 from gridx_jupyter.magics.options import CellOptions
-from gridx_jupyter.magics.result import Order
+from gridx_jupyter.magics.order import Order
+from gridx_jupyter.magics.progress import Progress
 from gridx_jupyter.magics.visible_cell import VisibleCell
 
 from .test_render import NOW, view
 
 
 @pytest.fixture(scope="module")
-def shell() -> Iterator[InteractiveShell]:
-    yield InteractiveShell.instance()
+def notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
+    notebook = Notebook(InteractiveShell.instance(), Connection())
+    notebook.journal = Journal(tmp_path_factory.mktemp("data"), "a notebook")
+    yield notebook
     InteractiveShell.clear_instance()
 
 
@@ -57,7 +65,9 @@ class FakeJob:
 
 def order(body: str = "x = 1", at_submit: dict[str, Any] | None = None) -> Order:
     captured = capture(body, {})
-    return Order(body, CellOptions(), captured, VisibleCell("<cell>", 1, ""), at_submit)
+    spec = CellSpec(python=captured.python, expected=tuple(captured.expected))
+    visible = VisibleCell("<cell>", 1, "")
+    return Order("", body, CellOptions(), visible, spec, captured, at_submit=at_submit)
 
 
 def ends(status: str = "completed") -> Finished:
@@ -68,27 +78,27 @@ SAYS_HI = EventArrived(Stream(name="stdout", text="hi\n"), Position())
 
 
 def test_output_before_an_interrupt_stays_and_the_footer_says_the_cost(
-    shell: InteractiveShell,
+    notebook: Notebook,
 ) -> None:
     job = FakeJob(SAYS_HI, KeyboardInterrupt(), end=ends("cancelled"))
     with capture_output() as said, pytest.raises(KeyboardInterrupt):
-        Foreground(order(), job, shell).run()  # type: ignore[arg-type]
+        Foreground(order(), job, notebook).run()
     assert said.stdout == "hi\n"
     assert said.stderr.startswith("Grid-X: cancelled in 2.0 s · cost 0.20 · balance 99.80")
     assert job.cancelled_within_s == [2.0]
 
 
-def test_a_cancel_that_is_not_confirmed_names_the_job(shell: InteractiveShell) -> None:
+def test_a_cancel_that_is_not_confirmed_names_the_job(notebook: Notebook) -> None:
     with capture_output() as said, pytest.raises(KeyboardInterrupt):
-        Foreground(order(), FakeJob(KeyboardInterrupt()), shell).run()  # type: ignore[arg-type]
+        Foreground(order(), FakeJob(KeyboardInterrupt()), notebook).run()
     assert "%gridx cancel job_1" in said.stderr
 
 
-def test_a_coordinator_that_stays_away_is_said_with_the_way_back(shell: InteractiveShell) -> None:
+def test_a_coordinator_that_stays_away_is_said_with_the_way_back(notebook: Notebook) -> None:
     job = FakeJob(LinkChanged(connected=False), TransportError("It stayed away."))
     with capture_output() as said, pytest.raises(TransportError):
-        Foreground(order(), job, shell).run()  # type: ignore[arg-type]
-    assert "%gridx logs job_1" in said.stderr
+        Foreground(order(), job, notebook).run()
+    assert "%gridx attach job_1" in said.stderr
 
 
 def test_progress_counts_from_the_start_of_the_newest_attempt() -> None:
@@ -102,7 +112,7 @@ def test_progress_counts_from_the_start_of_the_newest_attempt() -> None:
     assert "reconnecting" in progress.text()
 
 
-def test_the_namespace_of_the_submit_is_let_go_after_landing(shell: InteractiveShell) -> None:
+def test_the_namespace_of_the_submit_is_let_go_after_landing(notebook: Notebook) -> None:
     class Large:
         pass
 
@@ -110,8 +120,8 @@ def test_the_namespace_of_the_submit_is_let_go_after_landing(shell: InteractiveS
     seen = weakref.ref(large)
     background = Background(
         order(at_submit={"large": large}),
-        FakeJob(ends()),  # type: ignore[arg-type]
-        shell,
+        FakeJob(ends()),
+        notebook,
     )
     del large
     background.start()

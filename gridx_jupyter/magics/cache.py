@@ -1,0 +1,129 @@
+"""Results of cells marked ``--cache``, kept on this machine.
+
+A result is reused for the same code, inputs and image; nothing else is looked at, so a cell
+that reads a clock or a random source is the user's to mark. One folder a coordinator and user:
+what one user computed never answers another. What is kept is what the worker sent, and goes
+through the same codec and the same display rules when it is used again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from gridx.resources import GIB, MIB
+from gridx.schemas import JobView
+
+from .order import Order
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MAX_BYTES: Final = GIB
+MAX_OUTPUT_BYTES: Final = 32 * MIB
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """One cell that has completed: its state, its output stream, its result."""
+
+    view: JobView
+    stream: bytes  # encoded events (gridx.events)
+    result: bytes | None
+
+
+class Cache:
+    """The results of one user at one coordinator.
+
+    Args:
+        folder: the data folder.
+        url, user: whose results.
+        max_bytes: above this the results used longest ago go.
+    """
+
+    def __init__(self, folder: Path, url: str, user: str, max_bytes: int = MAX_BYTES) -> None:
+        owner = hashlib.blake2b(f"{url}\0{user}".encode(), digest_size=16).hexdigest()
+        self._folder = folder / "results" / owner
+        self._max_bytes = max_bytes
+
+    def find(self, key: str) -> Kept | None:
+        """Return what is kept under ``key``, and count it as used now."""
+        path = self._path(key)
+        try:
+            kept = msgspec.msgpack.decode(path.read_bytes(), type=Kept)
+            os.utime(path)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        return kept
+
+    def keep(self, key: str, kept: Kept) -> bool:
+        """Keep a result; return whether there is room for it."""
+        data = msgspec.msgpack.encode(kept)
+        if len(data) > self._max_bytes:
+            return False
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._path(key)
+        half = path.with_suffix(f".{os.getpid()}")
+        handle = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        half.replace(path)
+        self._make_room()
+        return True
+
+    def clear(self) -> tuple[int, int]:
+        """Drop every result; return how many there were, and their bytes."""
+        count, size = self.size()
+        for path in self._paths():
+            path.unlink(missing_ok=True)
+        return count, size
+
+    def size(self) -> tuple[int, int]:
+        """Return how many results are kept, and their bytes."""
+        sizes = [path.stat().st_size for path in self._paths()]
+        return len(sizes), sum(sizes)
+
+    def _make_room(self) -> None:
+        by_age = sorted((path.stat().st_mtime_ns, path) for path in self._paths())
+        total = sum(path.stat().st_size for _, path in by_age)
+        for _, path in by_age:
+            if total <= self._max_bytes:
+                return
+            total -= path.stat().st_size
+            path.unlink(missing_ok=True)
+
+    def _paths(self) -> list[Path]:
+        return list(self._folder.glob("*.result"))
+
+    def _path(self, key: str) -> Path:
+        return self._folder / f"{key}.result"
+
+
+def key_of(order: Order, image_digest: str, blob_digests: Iterable[str] = ()) -> str:
+    """Return what the result of ``order`` is kept under.
+
+    With a key of the user's own it stands for the inputs.
+    """
+    captured, options, spec = order.captured, order.options, order.spec
+    assert captured is not None and options.cache is not None
+    parts = [
+        order.body,
+        spec.prelude,
+        spec.python,
+        image_digest,
+        repr(spec.out),
+        repr(spec.fetch),
+        repr([(f.path, f.kind, f.data, [b.digest for b in f.blobs]) for f in spec.files]),
+    ]
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part.encode("utf-8", "surrogatepass") + b"\0")
+    if options.cache:
+        digest.update(b"key\0" + options.cache.encode())
+    else:
+        digest.update(b"inputs\0" + captured.payload)
+        digest.update("".join(sorted(blob_digests)).encode())
+    return digest.hexdigest()

@@ -1,0 +1,43 @@
+"""How a job stands, from its updates; the same for cells that wait and cells that do not."""
+
+from __future__ import annotations
+
+import time
+
+from gridx.schemas import JobView
+from gridx.updates import Finished, LinkChanged, Restarted, StateChanged, Update
+
+from .render import progress_text
+
+
+class Progress:
+    """The newest state of one job, and its line."""
+
+    def __init__(self, view: JobView) -> None:
+        self.view = view
+        self.connected = True
+        self.restarts = 0
+        self._running_since_s: float | None = None
+
+    def note(self, update: Update | None) -> None:
+        """Take in one update."""
+        match update:
+            case StateChanged(view=view):
+                self.view = view
+            case Finished(view=view):
+                self.view = view
+            case LinkChanged(connected=connected):
+                self.connected = connected
+            case Restarted():
+                self.restarts += 1
+                self._running_since_s = None
+            case _:
+                pass
+        if self.view.started_at is not None and self._running_since_s is None:
+            self._running_since_s = time.monotonic()
+
+    def text(self) -> str:
+        """Return the line."""
+        since_s = self._running_since_s
+        running_s = 0.0 if since_s is None else time.monotonic() - since_s
+        return progress_text(self.view, running_s, connected=self.connected)
