@@ -24,6 +24,7 @@ from gridx.events import Event, Stream, decode_events
 from gridx.resources import MIB
 from worker.images import engine_client, ensure_image
 from worker.runtime.frames import (
+    CallExited,
     Events,
     Exited,
     Frame,
@@ -71,6 +72,12 @@ class Outcome:
     def exited(self) -> Exited:
         last = self.frames[-1]
         assert isinstance(last, Exited), f"the last frame is {last!r}"
+        return last
+
+    @property
+    def call_exited(self) -> CallExited:
+        last = self.frames[-1]
+        assert isinstance(last, CallExited), f"the last frame is {last!r}"
         return last
 
     @property
@@ -131,6 +138,29 @@ class Box:
         """Return everything up to ``Exited``."""
         outcome = Outcome()
         while not outcome.frames or not isinstance(outcome.frames[-1], Exited):
+            outcome.frames.append(self.frame())
+        return outcome
+
+    def begin(self, call: int, code: str, *, timeout_s: float = 30.0, **more: Any) -> None:
+        """Begin a call of a session."""
+        self.send(Run(call=call, kind="cell", code=code, timeout_s=timeout_s, keep=True, **more))
+
+    def call(self, number: int, code: str, **more: Any) -> Outcome:
+        """Run a call of a session to its end, or to that of the session."""
+        self.begin(number, code, **more)
+        return self.collect_call()
+
+    def collect_call(self) -> Outcome:
+        """Return everything up to ``CallExited``, or to ``Exited``."""
+        outcome = Outcome()
+        while not outcome.frames or not isinstance(outcome.frames[-1], CallExited | Exited):
+            outcome.frames.append(self.frame())
+        return outcome
+
+    def collect_until(self, text: str) -> Outcome:
+        """Return everything up to the first event that holds ``text``."""
+        outcome = Outcome()
+        while text not in outcome.text():
             outcome.frames.append(self.frame())
         return outcome
 

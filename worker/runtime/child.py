@@ -1,12 +1,14 @@
-"""The job's own process: warms itself, shuts itself in, waits for one job, runs it, ends.
+"""The job's own process: warms itself, shuts itself in, waits for its job, runs it, ends.
 
-It holds no descriptor of the protocol between worker and supervisor. Everything here shares its
+A session's process waits for the next call instead, with everything that the last one left in
+its namespace. It holds no descriptor of the protocol between worker and supervisor. Everything here shares its
 process with the user's code from the first job byte on, so nothing here is a protection: the
 filter is the kernel's, and the supervisor trusts nothing that this process writes.
 """
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import builtins
 import fcntl
@@ -15,10 +17,14 @@ import os
 import random
 import resource
 import signal
+import socket
 import sys
+import threading
+import time
 import types
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import msgspec
@@ -27,7 +33,8 @@ from gridx.errors import ProtocolError
 from gridx.events import ErrorOutput, Stream
 from gridx.resources import format_bytes
 
-from . import syscalls
+from . import records, streams, syscalls
+from .epochs import begin_epoch, follow_threads
 from .frames import Run
 from .records import EVENTS, WARM, Done, RecordWriter
 from .script import exit_code_of, hide_runtime_frames, one_line, run_script
@@ -49,6 +56,9 @@ _WARM_CELL: Final = Run(
 )
 _WARM_ERROR: Final = Run(kind="cell", code="def f():\n    return 1 / 0\nf()", timeout_s=1.0)
 _RESERVED_FDS: Final = 40
+_INTERRUPT_AGAIN_S: Final = 0.005
+# An interrupt in the middle of these would cut a record in two.
+_NOT_INTERRUPTED: Final = frozenset({streams.__file__, records.__file__})
 _exit_now: Final = os._exit
 # What the interpreter puts into __main__; multiprocessing asks for most of it.
 _MAIN_NAMES: Final[dict[str, Any]] = {
@@ -115,8 +125,11 @@ class _Child:
         self._main = types.ModuleType("__main__")
         self._shell: CellShell | None = None
         self._result: bytes | None = None
+        self._takes_interrupts = False
+        self._was_interrupted = False
+        self._is_second_try = False
         os.setsid()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, self._on_interrupt)
         syscalls.die_with_parent()
 
     def _send_events(self, data: bytes) -> None:
@@ -213,21 +226,38 @@ class _Child:
             _exit_now(status)
 
     def _forget_records(self) -> None:
-        try:
-            self._records.close()
-        except OSError:  # the job closed it before it forked
-            pass
+        for fd in (self._pipes.record_write, self._pipes.job_read):
+            try:
+                os.close(fd)
+            except OSError:  # closed already, by the runtime or by the job
+                pass
 
     # -------------------------------------------------------- the job
 
     def serve(self) -> NoReturn:
-        """Wait for the job, run it, and end."""
+        """Wait for the job, run it, and end; in a session, wait for the next call."""
         self._records.send(WARM)
         run = self._wait()
         if run is None:
             _exit_now(EXIT_NOTHING_TO_DO)
-        self._capture.call = run.call
         sys.path.insert(0, "" if run.kind == "cell" else os.getcwd())
+        if not run.keep:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            os.close(self._pipes.job_read)
+            self._capture.call = run.call
+            self._run(run)
+            self._rest()
+        self._be_a_session()
+        while run is not None:
+            begin_epoch(run.call)
+            self._run(run)
+            # Freed now, while nobody waits; the next call finds the process as it would a new one.
+            self._result = None
+            run = self._wait_for_next()
+        _exit_now(EXIT_NOTHING_TO_DO)
+
+    def _run(self, run: Run) -> None:
+        """Run one call and say how it went."""
         try:
             done = self._run_cell(run) if run.kind == "cell" else self._run_script(run)
         except BaseException as error:  # ours, or the job took the runtime apart
@@ -237,23 +267,79 @@ class _Child:
             self._capture.flush()
             _exit_now(done.exit_code)
         try:
-            events = self._capture.finish()
-            self._records.end(b"" if self._muted else events, self._result, done)
+            with self._capture.finished() as events:
+                self._records.end(b"" if self._muted else events, self._result, done)
         except OSError:  # the job closed the pipe: its exit code is all that it can still say
             _exit_now(done.exit_code)
+
+    @staticmethod
+    def _rest() -> NoReturn:
         # The supervisor ends this process. Giving its memory back takes longer than a small cell
         # does, and the answer need not wait for that.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while True:
             signal.pause()
 
-    def _wait(self) -> Run | None:
+    def _wait(self, header: bytes = b"") -> Run | None:
         """Return the job, or None when the supervisor has gone."""
         fd = self._pipes.job_read
-        length = int.from_bytes(_read(fd, 4), "big")
+        header += _read(fd, 4 - len(header))
+        self._was_interrupted = False  # by what was meant for the call before
+        length = int.from_bytes(header, "big")
         body = _read(fd, length)
-        os.close(fd)
         return msgspec.msgpack.decode(body, type=Run) if length and len(body) == length else None
+
+    # -------------------------------------------------------- sessions
+
+    def _be_a_session(self) -> None:
+        follow_threads()
+        self._capture.is_session = True
+        # Who asks whether the handler is still the interpreter's own (asyncio.Runner) means this.
+        signal.default_int_handler = self._on_interrupt  # type: ignore[assignment]
+
+    def _on_interrupt(self, _number: int, frame: types.FrameType | None) -> None:
+        """Interrupt the cell, but never half a record, and nothing between two calls."""
+        is_second_try, self._is_second_try = self._is_second_try, False
+        if is_second_try and not self._capture.is_interrupted:
+            return  # it was said in the meantime
+        if not self._takes_interrupts:
+            self._was_interrupted = True
+            return
+        while frame is not None:
+            if frame.f_code.co_filename in _NOT_INTERRUPTED:
+                self._capture.is_interrupted = True
+                _thread.start_new_thread(self._interrupt_soon, ())
+                return
+            frame = frame.f_back
+        self._capture.is_interrupted = False
+        raise KeyboardInterrupt
+
+    def _interrupt_soon(self) -> None:
+        time.sleep(_INTERRUPT_AGAIN_S)
+        if self._capture.is_interrupted:
+            self._is_second_try = True
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    def _wait_for_next(self) -> Run | None:
+        """Return the next call of the session, with pipes of its own on descriptors 1 and 2."""
+        with socket.socket(fileno=os.dup(self._pipes.job_read)) as channel:
+            try:
+                header, fds, _, _ = socket.recv_fds(channel, 4, 4)
+            except OSError:  # the job closed it
+                return None
+        if len(fds) != 4 or not header:
+            return None
+        highest = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 16)
+        floor = max(highest - 2 * _RESERVED_FDS, 16)
+        out_read, err_read = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, floor) for fd in fds[:2])
+        run = self._wait(header)
+        if run is not None:
+            self._capture.begin_call(run.call, (out_read, err_read))
+            os.dup2(fds[2], 1)
+            os.dup2(fds[3], 2)
+        for fd in fds:
+            os.close(fd)
+        return run
 
     def _run_script(self, run: Run) -> Done:
         namespace = self._main.__dict__
@@ -271,12 +357,17 @@ class _Child:
         namespace = self._shell.user_ns
         error: BaseException | None
         try:
-            if run.inputs:
-                restore(run.inputs, namespace)
-            before = snapshot(namespace, run.watched)
+            with self._interruptible(run):
+                if run.inputs:
+                    restore(run.inputs, namespace)
+                before = snapshot(namespace, run.watched)
         except BaseException as failure:
-            return self._failed(failure)
-        error = run_cell(self._shell, run.code)
+            return self._failed(failure, run)
+        try:
+            with self._interruptible(run):
+                error = run_cell(self._shell, run.code, run.call)
+        except BaseException as failure:  # an interrupt that met IPython's own code
+            error = failure
         if os.getpid() != self._pid:
             return Done(completed=error is None, exit_code=int(error is not None))
         expected = [n for n in run.expected if run.out is None or n in run.out]
@@ -284,19 +375,39 @@ class _Child:
         if len(data) > run.max_result_bytes:
             self._say_too_large(len(data), run.max_result_bytes)
             data = encode_result(before, namespace, expected=(), cell=run.code)
-        done = self._failed(error) if error is not None else Done(completed=True, exit_code=0)
+        done = self._failed(error, run) if error is not None else Done(completed=True, exit_code=0)
         if len(data) <= run.max_result_bytes:
             self._result = data
         return done
 
-    def _failed(self, error: BaseException) -> Done:
+    @contextmanager
+    def _interruptible(self, run: Run) -> Iterator[None]:
+        """Let an interrupt end the block. (A job that is no session is interrupted by nobody but
+        itself.)"""
+        if not run.keep:
+            yield
+            return
+        try:
+            self._takes_interrupts = True
+            if self._was_interrupted:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._takes_interrupts = False
+            self._capture.is_interrupted = False  # too late to be said
+            try:
+                signal.signal(signal.SIGINT, self._on_interrupt)  # whatever the cell has set
+            except BaseException:  # its own handler, called for the last time
+                signal.signal(signal.SIGINT, self._on_interrupt)
+
+    def _failed(self, error: BaseException, run: Run) -> Done:
         from gridx.remote_error import exception_to_data
 
-        from .shell import CELL_FILE
+        from .shell import file_of
 
         hide_runtime_frames(error)
-        data = exception_to_data(error, {CELL_FILE})
-        self._capture.publish_with_next(ErrorOutput(call=self._capture.call, error=data))
+        data = exception_to_data(error, {file_of(run.call)})
+        self._capture.publish_with_next(ErrorOutput(call=run.call, error=data))
         return Done(
             completed=False,
             exit_code=exit_code_of(error) if isinstance(error, SystemExit) else 1,

@@ -100,6 +100,18 @@ def process_cpu_s(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | 2)
 
 
+def process_peak_bytes(pid: int) -> int:
+    """Return the largest memory that a live process has had; 0 when that cannot be read."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"VmHWM:"):
+                    return int(line.split()[1]) * KIB
+    except (OSError, ValueError, IndexError):
+        pass
+    return 0
+
+
 def used(
     before: Reading,
     after: Reading,

@@ -7,6 +7,7 @@ import fcntl
 import os
 import resource
 import signal
+import socket
 import termios
 import time
 from typing import Final
@@ -20,7 +21,10 @@ class JobProcess:
     """The job's process and the supervisor's ends of its pipes."""
 
     def __init__(self, options: ChildOptions) -> None:
-        job_read, self.job_write = os.pipe()
+        # A socket, because the pipes of a session's next call travel with it. It is one way.
+        self._channel, job_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._channel.shutdown(socket.SHUT_RD)
+        self.job_write, job_read = self._channel.fileno(), job_end.detach()
         self.record_read, record_write = os.pipe()
         out_read, out_write = os.pipe()
         err_read, err_write = os.pipe()
@@ -36,6 +40,41 @@ class JobProcess:
         for fd in (self.job_write, self.record_read, *self.output_reads):
             os.set_blocking(fd, False)
         self.pidfd = os.pidfd_open(self.pid)
+
+    def send_with_pipes(self, data: bytes | memoryview) -> int:
+        """Write to the job's process, with pipes for its next call; return how much was written.
+
+        The read ends of the call before are closed here: the process keeps its own.
+
+        Raises:
+            BlockingIOError: nothing can be written now; nothing was made.
+            OSError: the process has ended.
+        """
+        out_read, out_write = os.pipe()
+        err_read, err_write = os.pipe()
+        reads = (out_read, err_read)
+        try:
+            written = socket.send_fds(self._channel, [data], [*reads, out_write, err_write])
+        except OSError:
+            for fd in reads:
+                os.close(fd)
+            raise
+        finally:
+            os.close(out_write)
+            os.close(err_write)
+        for fd in self.output_reads:
+            os.close(fd)
+        self.output_reads = reads
+        for fd in reads:
+            os.set_blocking(fd, False)
+        return written
+
+    def interrupt(self) -> None:
+        """Send SIGINT to the process and what it started in its group, as to a kernel."""
+        try:
+            os.killpg(self.pid, signal.SIGINT)
+        except ProcessLookupError:  # it has ended, and is not reaped yet
+            pass
 
     def kill(self) -> None:
         """Kill the process itself. It is not reaped before its end is read, so the id is its own."""

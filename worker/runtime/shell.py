@@ -10,31 +10,41 @@ import os
 import subprocess
 import sys
 import traceback
+from collections.abc import Coroutine
 from types import ModuleType, TracebackType
 from typing import Any, Final
 
 import IPython
+from IPython.core.async_helpers import get_asyncio_loop
 from IPython.core.compilerop import CachingCompiler
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.error import UsageError
-from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 from traitlets.config import Config
 
 from gridx.events import ClearOutput, DisplayData, ExecuteResult, UpdateDisplayData
 
-from .display import IMAGE_TYPES, to_bundle
+from .display import Formats, to_bundle
 from .streams import OutputCapture
 
 CELL_FILE: Final = "<cell>"
 _MAX_DISPLAY_ID_CHARS: Final = 200
 
 
+def file_of(call: int) -> str:
+    """Return the file name of the code of a call: each has its own in a session, so that a
+    traceback through functions of earlier calls shows the lines of those."""
+    return CELL_FILE if call == 0 else f"<cell {call}>"
+
+
 class _Compiler(CachingCompiler):
     """Names the cell's code after nothing of this machine."""
 
+    call = 0
+
     def get_code_name(self, raw_code: str, transformed_code: str, number: int) -> str:
-        return CELL_FILE
+        return file_of(self.call)
 
 
 class _Publisher(DisplayPublisher):
@@ -55,7 +65,7 @@ class _Publisher(DisplayPublisher):
         text, binary, kept = to_bundle(data, metadata)
         display_id = (transient or {}).get("display_id")
         name = None if display_id is None else str(display_id)[:_MAX_DISPLAY_ID_CHARS]
-        call = self.capture.call
+        call = self.capture.calling()
         if update and name is not None:
             self.capture.publish(
                 UpdateDisplayData(
@@ -68,7 +78,7 @@ class _Publisher(DisplayPublisher):
             )
 
     def clear_output(self, wait: bool = False) -> None:
-        self.capture.publish(ClearOutput(call=self.capture.call, wait=bool(wait)))
+        self.capture.publish(ClearOutput(call=self.capture.calling(), wait=bool(wait)))
 
 
 class _ResultHook(DisplayHook):
@@ -76,6 +86,13 @@ class _ResultHook(DisplayHook):
 
     capture: OutputCapture
     cell = ""
+    last: Any = None  # the value of the cell's last expression that was shown
+
+    def update_user_ns(self, result: Any) -> None:
+        _ResultHook.last = result
+        if self.shell is not None and self.shell.user_ns.get("_", self._) is self._:
+            # For the next call of a session; a name that the user has bound stays his.
+            self._ = self.shell.user_ns["_"] = result
 
     def quiet(self) -> bool:
         """Return whether the cell ends with a semicolon. (The stock one asks the history.)"""
@@ -88,7 +105,7 @@ class _ResultHook(DisplayHook):
         self, format_dict: dict[str, Any], md_dict: dict[str, Any] | None = None
     ) -> None:
         text, binary, kept = to_bundle(format_dict, md_dict)
-        event = ExecuteResult(call=self.capture.call, data=text, binary=binary, metadata=kept)
+        event = ExecuteResult(call=self.capture.calling(), data=text, binary=binary, metadata=kept)
         shell = self.shell
         if shell is not None and shell.ast_node_interactivity == "all":  # more may follow
             self.capture.publish(event)
@@ -108,6 +125,11 @@ class CellShell(InteractiveShell):
     displayhook_class = _ResultHook
     display_pub_class = _Publisher
     compiler_class = _Compiler
+
+    def init_display_formatter(self) -> None:
+        """Ask objects for what may be shown, and no object for what it cannot have."""
+        self.display_formatter = Formats(parent=self)
+        self.configurables.append(self.display_formatter)
 
     def init_virtualenv(self) -> None:
         """The image has none."""
@@ -167,15 +189,22 @@ def make_shell(main: ModuleType, capture: OutputCapture) -> CellShell:
     _Publisher.capture = _ResultHook.capture = capture
     # instance() of the base class too: get_ipython() and matplotlib ask that one.
     shell: CellShell = CellShell.instance(config=config, user_module=main, user_ns=main.__dict__)
-    # Nothing else leaves the sandbox, so nothing else is asked for: half of a small cell's time.
-    assert shell.display_formatter is not None
-    shell.display_formatter.active_types = ["text/plain", *IMAGE_TYPES]
+    shell.loop_runner = _run_in_loop
     return shell
 
 
-def run_cell(shell: CellShell, code: str) -> BaseException | None:
+def last_value() -> Any:
+    """Return the value of the last expression of the cell that ran last, if it was shown."""
+    return _ResultHook.last
+
+
+def run_cell(shell: CellShell, code: str, call: int = 0) -> BaseException | None:
     """Run ``code`` as a cell; return what it raised."""
-    _ResultHook.cell = code
+    _ResultHook.cell, _ResultHook.last = code, None
+    if call:  # of a session: what the one before has left is not this one's
+        shell.user_ns.pop("__warningregistry__", None)
+        shell.displayhook._is_active = False
+    _Compiler.call = call
     result = shell.run_cell(code, store_history=False)
     error = result.error_before_exec or result.error_in_exec
     if not isinstance(error, BaseException):
@@ -184,6 +213,28 @@ def run_cell(shell: CellShell, code: str) -> BaseException | None:
         # A wrong line or magic: the error itself says where, its frames are IPython's.
         error.__traceback__ = None
     return error
+
+
+def _run_in_loop(cell: Coroutine[Any, Any, ExecutionResult]) -> ExecutionResult:
+    """Run a cell that awaits. An interrupt ends the await, and what was awaited, at once."""
+    import asyncio
+
+    loop = get_asyncio_loop()
+    task = loop.create_task(cell)
+    result: ExecutionResult
+    try:
+        result = loop.run_until_complete(task)
+    except KeyboardInterrupt as interrupt:
+        if not task.done():
+            task.cancel()
+            # The cell's own cleaning up may take its time, or be interrupted as well.
+            result = loop.run_until_complete(task)
+            if isinstance(result.error_in_exec, asyncio.CancelledError):
+                where = result.error_in_exec.__traceback__
+                result.error_in_exec = interrupt.with_traceback(where)
+            return result
+        raise
+    return result
 
 
 def _below_ipython(tb: TracebackType | None) -> TracebackType | None:

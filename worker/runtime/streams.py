@@ -6,6 +6,10 @@ the one ordered buffer. Two pipes with a reader elsewhere lose the order between
 
 The buffer is sent at once after ``GATHER_S`` of quiet, else when its oldest text is that old or
 when it holds ``MAX_GATHER_CHARS``, and before anything else that the job says.
+
+In a session every text belongs to a call. Each call has pipes of its own on descriptors 1 and
+2, so that a process which outlives its call goes on writing into that call's output; threads and
+tasks belong to the call that started them.
 """
 
 from __future__ import annotations
@@ -18,9 +22,12 @@ import select
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, Literal
 
 from gridx.events import Event, Stream, encode_event
+
+from .epochs import call_of_this_thread
 
 GATHER_S: Final = 0.005
 MAX_GATHER_CHARS: Final = 64 * 1024
@@ -66,6 +73,16 @@ def encode_stream(call: int, index: int, text: str) -> Iterator[bytes]:
         yield encode_event(Stream(call=call, name=_NAMES[index], text=piece))
 
 
+class _Pipe:
+    """The read end of a pipe that a call's descriptor 1 (``index`` 0) or 2 (1) is."""
+
+    __slots__ = ("call", "decoder", "fd", "index")
+
+    def __init__(self, fd: int, index: int, call: int) -> None:
+        self.fd, self.index, self.call = fd, index, call
+        self.decoder = utf8_decoder()
+
+
 class OutputCapture:
     """Everything that the job says, put in order and sent through ``send`` as encoded events.
 
@@ -76,19 +93,23 @@ class OutputCapture:
 
     def __init__(self, read_fds: tuple[int, int], send: Callable[[bytes], None]) -> None:
         self.call = 0
+        self.is_session = False
+        self.is_interrupted = False  # while something was being written: said when it is done
         self._send = send
-        self._read_fds = read_fds
+        self._pipes = [_Pipe(fd, index, 0) for index, fd in enumerate(read_fds)]
+        self._current = (self._pipes[0], self._pipes[1])
+        self._are_pipes_new = False
         self._lock = threading.RLock()
-        self._buffer: list[tuple[int, list[str]]] = []
+        self._buffer: list[tuple[int, int, list[str]]] = []  # stream, call, text
         self._size = 0
         self._held: list[bytes] = []  # encoded events that wait for company
         self._oldest_s = 0.0  # when the buffer became non-empty
         self._sent_s = 0.0
         self._forked = False
         self._lines = (bytearray(), bytearray())  # of a process that the job forked
+        self._ended: list[int] = []  # pipes of earlier calls that nobody writes to any more
         self._awake = False
         self._wake_fd = _out_of_the_way(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), read_fds)
-        self._decoders = (utf8_decoder(), utf8_decoder())
         self._ready = select.poll()
         for fd in read_fds:
             os.set_blocking(fd, False)
@@ -103,16 +124,46 @@ class OutputCapture:
         )
         threading.Thread(target=self._pump, daemon=True, name="gridx-output").start()
 
+    def begin_call(self, call: int, read_fds: tuple[int, int] | None) -> None:
+        """Count what is said from now on to ``call``, except what belongs to an earlier one.
+
+        Args:
+            call: its number.
+            read_fds: of the pipes that are its descriptors 1 and 2; None: those that are there.
+        """
+        with self._lock:
+            self._drain()
+            self.call = call
+            if read_fds is None:
+                for pipe in self._current:
+                    pipe.call = call
+                return
+            for pipe in self._current:  # nobody of the new call will complete it
+                if rest := pipe.decoder.decode(b"", final=True):
+                    self._append(pipe.index, pipe.call, rest, time.monotonic())
+            self._current = (_Pipe(read_fds[0], 0, call), _Pipe(read_fds[1], 1, call))
+            for pipe in self._current:
+                os.set_blocking(pipe.fd, False)
+                self._ready.register(pipe.fd, select.POLLIN)
+                self._pipes.append(pipe)
+            self._are_pipes_new = True
+            self._wake()
+
+    def calling(self) -> int:
+        """Return the call that this thread works for."""
+        return call_of_this_thread() if self.is_session else self.call
+
     def write(self, index: int, text: str) -> None:
         """Take ``text`` of Python code for stdout (``index`` 0) or stderr (1)."""
         if self._forked:
             self._write_line(index, text.encode("utf-8", "backslashreplace"))
             return
+        call = call_of_this_thread() if self.is_session else self.call
         with self._lock:
             if self._ready.poll(0):
                 self._drain()
             now = time.monotonic()
-            self._append(index, text, now)
+            self._append(index, call, text, now)
             if self._size >= MAX_GATHER_CHARS or (
                 text.endswith("\n") and now - self._sent_s >= GATHER_S
             ):
@@ -127,7 +178,7 @@ class OutputCapture:
             self._write_line(index, data)
             return
         with self._lock:
-            self.write(index, self._decoders[index].decode(data))
+            self.write(index, self._current[index].decoder.decode(data))
 
     def flush(self) -> None:
         """Send what is there unless something was sent just now; then it follows soon."""
@@ -178,17 +229,19 @@ class OutputCapture:
             self._pieces()
             self._sent_s = 0.0
 
-    def finish(self) -> bytes:
-        """Send the last text, half characters included; return the end of it, still to be sent."""
+    @contextmanager
+    def finished(self) -> Iterator[bytes]:
+        """Send the last text, half characters included; give the end of it, still to be sent.
+        Nobody else says anything before the block is over."""
         with self._lock:
             self._drain()
-            for index, decoder in enumerate(self._decoders):
-                if rest := decoder.decode(b"", final=True):
-                    self._append(index, rest, 0.0)
+            for pipe in self._current:
+                if rest := pipe.decoder.decode(b"", final=True):
+                    self._append(pipe.index, pipe.call, rest, 0.0)
             *pieces, last = self._pieces() or [b""]
             for piece in pieces:
                 self._send(piece)
-            return last
+            yield last
 
     # -------------------------------------------------------- with the lock held
 
@@ -198,38 +251,49 @@ class OutputCapture:
         except OSError:  # the job closed every descriptor it found; its end is still told
             pass
 
-    def _append(self, index: int, text: str, now: float) -> None:
+    def _append(self, index: int, call: int, text: str, now: float) -> None:
         if not self._buffer:
             self._oldest_s = now
-            self._buffer.append((index, [text]))
-        elif self._buffer[-1][0] == index:
-            self._buffer[-1][1].append(text)
+            self._buffer.append((index, call, [text]))
         else:
-            self._buffer.append((index, [text]))
+            last = self._buffer[-1]
+            if last[0] == index and last[1] == call:
+                last[2].append(text)
+            else:
+                self._buffer.append((index, call, [text]))
         self._size += len(text)
 
     def _drain(self) -> None:
         """Move what lies in the pipes to the buffer."""
-        for index, fd in enumerate(self._read_fds):
+        ended: list[_Pipe] = []
+        for pipe in self._pipes:
             # A bound, so that a flood in one pipe does not keep the other one waiting.
             for _ in range(16):
                 try:
-                    data = os.read(fd, _READ_BYTES)
+                    data = os.read(pipe.fd, _READ_BYTES)
                 except OSError:  # empty, or the job closed it
                     break
                 if not data:
+                    ended.append(pipe)
                     break
-                if text := self._decoders[index].decode(data):
-                    self._append(index, text, time.monotonic())
+                if text := pipe.decoder.decode(data):
+                    self._append(pipe.index, pipe.call, text, time.monotonic())
                 if len(data) < _READ_BYTES:
                     break
+        for pipe in ended:
+            if pipe not in self._current:  # the last process of an earlier call has ended
+                self._pipes.remove(pipe)
+                self._ready.unregister(pipe.fd)
+                self._are_pipes_new = True  # the thread closes it, when it waits for it no more
+                self._ended.append(pipe.fd)
+                self._wake()
 
     def _encode_buffer(self) -> list[bytes]:
         buffer, self._buffer, self._size = self._buffer, [], 0
         return [
             event
-            for index, parts in buffer
-            for event in encode_stream(self.call, index, collapse_progress("".join(parts)))
+            for index, call, parts in buffer
+            for event in encode_stream(call, index, collapse_progress("".join(parts)))
         ]
 
     def _pieces(self) -> list[bytes]:
@@ -257,12 +321,12 @@ class OutputCapture:
     # -------------------------------------------------------- the thread
 
     def _pump(self) -> None:
-        waiting = select.poll()
-        for fd in (*self._read_fds, self._wake_fd):
-            waiting.register(fd, select.POLLIN)
+        waiting = self._all_pipes()
         timeout_s: float | None = None
         active_s = time.monotonic()
         while True:
+            if self._are_pipes_new:
+                waiting = self._all_pipes()
             ready = waiting.poll(None if timeout_s is None else timeout_s * 1000)
             now = time.monotonic()
             for fd, what in ready:
@@ -291,6 +355,17 @@ class OutputCapture:
             with self._lock:
                 self._awake = bool(self._buffer)
                 timeout_s = GATHER_S if self._awake else None
+
+    def _all_pipes(self) -> select.poll:
+        with self._lock:
+            self._are_pipes_new = False
+            for fd in self._ended:
+                os.close(fd)
+            self._ended.clear()
+            waiting = select.poll()
+            for fd in (*(pipe.fd for pipe in self._pipes), self._wake_fd):
+                waiting.register(fd, select.POLLIN)
+            return waiting
 
     # -------------------------------------------------------- forks of the job
 
@@ -343,6 +418,9 @@ class JobStream(io.TextIOBase):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         if text:
             self._write(self._index, text)
+            if self._capture.is_interrupted and _is_main_thread():
+                self._capture.is_interrupted = False
+                raise KeyboardInterrupt
         return len(text)
 
     def flush(self) -> None:
@@ -395,6 +473,10 @@ def _out_of_the_way(fd: int, others: tuple[int, int]) -> int:
     moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, max(others))
     os.close(fd)
     return moved
+
+
+def _is_main_thread() -> bool:
+    return threading.get_ident() == threading.main_thread().ident
 
 
 def utf8_decoder() -> codecs.IncrementalDecoder:

@@ -6,7 +6,8 @@
 It imports and runs nothing of the user's. The job's process is forked and warmed before the
 worker hears ``Ready``; what it writes afterwards is bytes from a stranger. A job
 ends when it says so in a whole record or when that process ends, never with the end of a pipe:
-a stray may hold one open, and a job may close its own and spin.
+a stray may hold one open, and a job may close its own and spin. A session is the same process,
+which says so for each call and then waits for the next.
 """
 
 from __future__ import annotations
@@ -52,23 +53,33 @@ from gridx.states import Cause
 from . import syscalls
 from .child import PIPE_BYTES, ChildOptions, parse_limits
 from .frames import (
+    INTERRUPT_GRACE_S,
     MAX_EVENTS_BYTES,
     MAX_RESULT_BYTES,
+    CallExited,
     Cancel,
     Events,
     Exited,
     Frame,
+    Interrupt,
     Ready,
     Result,
     Run,
     encode_frame,
     to_supervisor,
 )
-from .metering import Meter, Reading, process_cpu_s, used, was_out_of_memory
+from .metering import (
+    Meter,
+    Reading,
+    process_cpu_s,
+    process_peak_bytes,
+    used,
+    was_out_of_memory,
+)
 from .processes import JobProcess, kill_strays
 from .records import DONE, EVENTS, RESULT, WARM, Done, RecordReader, decode_done
 from .streams import encode_stream, read_available, utf8_decoder
-from .verdict import GARBAGE, Kill, Verdict, judge_death, judge_done
+from .verdict import GARBAGE, Kill, Verdict, judge_call, judge_death, judge_done
 
 MAX_FRAME_BYTES: Final = 256 * MIB  # from the worker, which is trusted; against a broken stream
 MAX_WAITING_BYTES: Final = 4 * MIB  # towards the worker; above it the job has to wait
@@ -81,6 +92,7 @@ RESCUE_AFTER_TICKS: Final = 2
 RESCUE_FILL: Final = 0.75
 ANSWER_FIRST_S: Final = 0.02  # the job's process lives on for this long after the answer
 FAREWELL_S: Final = 30.0
+DISOBEYED: Final = f"It went on for {INTERRUPT_GRACE_S:g} s after an interrupt and was ended."
 _READ_BYTES: Final = 64 * 1024
 
 
@@ -131,7 +143,7 @@ class Allowance:
 
 
 class Supervisor:
-    """One sandbox: ready, one call, gone.
+    """One sandbox: ready, one call or those of one session, gone.
 
     Args:
         in_fd, out_fd: the worker's ends.
@@ -148,14 +160,23 @@ class Supervisor:
         self._waiting: deque[memoryview] = deque()
         self._waiting_bytes = 0
         self._job = memoryview(b"")
+        self._needs_pipes = False  # the job takes those of its call with it
         self._records = RecordReader(max_result_bytes=MAX_RESULT_BYTES)
         self._decoders = (utf8_decoder(), utf8_decoder())
         self._early = b""  # a job that came before its child was warm
         self._run: Run | None = None
-        self._before: Reading | None = None
-        self._warm_cpu_s = 0.0
+        self._is_session = False
+        self._first_call = self._newest_call = -1
+        self._before: Reading | None = None  # the call
+        self._before_all: Reading | None = None  # the first call
+        self._past_cpu_s = 0.0  # of the job's process, before the call
+        self._warm_cpu_s = 0.0  # before the first
+        self._kind: str | None = None
+        self._input_bytes = 0
         self._deadline_s: float | None = None
         self._killed: Kill | None = None
+        self._interrupted: Kill | None = None  # what the call is killed for when it goes on
+        self._patience_s = 0.0  # until then
         self._done: Done | None = None
         self._warm = False
         self._listening = True  # to the child's records
@@ -232,7 +253,9 @@ class Supervisor:
         if self._run is None or self._killed is not None:
             return None
         moments = [self._next_tick_s]
-        if self._deadline_s is not None:
+        if self._interrupted is not None:
+            moments.append(self._patience_s)
+        elif self._deadline_s is not None:
             moments.append(self._deadline_s)
         return max(0.0, min(moments) - now)
 
@@ -240,9 +263,11 @@ class Supervisor:
         if self._run is None or self._killed is not None:
             return
         now = time.monotonic()
-        if self._deadline_s is not None and now >= self._deadline_s:
+        if self._interrupted is not None and now >= self._patience_s:
+            self._kill_for(*self._interrupted)
+        elif self._interrupted is None and self._deadline_s is not None and now >= self._deadline_s:
             limit_s = self._run.timeout_s
-            self._kill_for(Cause.TIMEOUT, f"Stopped at its time limit of {limit_s:g} s.")
+            self._stop_for(Cause.TIMEOUT, f"Stopped at its time limit of {limit_s:g} s.")
         elif now >= self._next_tick_s:
             self._next_tick_s = now + RESCUE_TICK_S
             self._look_after_pipes()
@@ -286,20 +311,33 @@ class Supervisor:
         frame = to_supervisor.decode(memoryview(whole)[4:])
         if isinstance(frame, Cancel):
             self._kill_for(Cause.CANCELLED, "Cancelled.")
+        elif isinstance(frame, Interrupt):
+            if self._run is not None:
+                self._stop_for(Cause.CANCELLED, DISOBEYED)
         elif not self._warm:
             self._early = whole
-        elif self._run is None:
-            self._run = frame
-            self._records.limit_result(min(frame.max_result_bytes, MAX_RESULT_BYTES))
-            self._job = memoryview(whole)
-            self._hand_over()
-            # Read while the child wakes up: what it has used by then is a few microseconds.
-            self._before = self._meter.read()
-            if self._before.cpu_s is None:
-                self._warm_cpu_s = process_cpu_s(self._child.pid)
-            now = self._before.monotonic_s
-            self._deadline_s = now + frame.timeout_s
-            self._next_tick_s = now + RESCUE_TICK_S
+        elif self._run is None and (self._before_all is None or self._is_session):
+            self._begin(frame, whole)
+
+    def _begin(self, run: Run, whole: bytes) -> None:
+        is_first = self._before_all is None
+        self._run, self._kind, self._newest_call = run, run.kind, run.call
+        self._records.limit_result(min(run.max_result_bytes, MAX_RESULT_BYTES))
+        self._decoders = (utf8_decoder(), utf8_decoder())
+        self._job = memoryview(whole)
+        self._needs_pipes = not is_first
+        self._hand_over()
+        # Read while the child wakes up: what it has used by then is a few microseconds.
+        self._before = self._meter.read()
+        if self._before.cpu_s is None:
+            self._past_cpu_s = process_cpu_s(self._child.pid)
+        if is_first:
+            self._before_all, self._warm_cpu_s = self._before, self._past_cpu_s
+            self._is_session, self._first_call = run.keep, run.call
+        self._input_bytes += len(run.inputs)
+        now = self._before.monotonic_s
+        self._deadline_s = now + run.timeout_s
+        self._next_tick_s = now + RESCUE_TICK_S
 
     def _send(self, frame: Frame) -> None:
         data = encode_frame(frame)
@@ -326,6 +364,9 @@ class Supervisor:
 
     def _hand_over(self) -> None:
         try:
+            if self._needs_pipes:
+                self._job = self._job[self._child.send_with_pipes(self._job) :]
+                self._needs_pipes = False
             while self._job:
                 self._job = self._job[os.write(self._child.job_write, self._job) :]
         except BlockingIOError:
@@ -357,20 +398,28 @@ class Supervisor:
                     size += len(body)
                 elif kind == WARM and not self._warm:
                     self._be_ready()
-                elif kind == RESULT and self._run is not None:
+                elif self._run is None:
+                    raise ProtocolError(GARBAGE)
+                elif kind == RESULT:
                     self._send_events(events)
                     events, size = [], 0
                     self._send(Result(data=body))
-                elif kind == DONE and self._run is not None:
+                elif kind == DONE and self._is_session:
+                    self._send_events(events)
+                    events, size = [], 0
+                    self._end_call(self._run, decode_done(body))
+                elif kind == DONE:
                     self._done = decode_done(body)
                     return  # whatever comes after it, nobody waits for
         finally:
             self._send_events(events)
 
     def _check_events(self, body: bytes) -> None:
-        call = self._run.call if self._run is not None else -1
+        # Threads and processes of earlier calls of a session say something, too.
+        newest = self._newest_call
+        oldest = self._first_call if self._is_session else newest
         for event in decode_events(body):
-            if event.call != call:
+            if newest < 0 or not oldest <= event.call <= newest:
                 raise ProtocolError(GARBAGE)
 
     def _send_events(self, events: list[bytes]) -> None:
@@ -393,7 +442,7 @@ class Supervisor:
 
     def _read_output(self, limit_bytes: int = PIPE_BYTES) -> None:
         """Take what lies in the child's own pipes, and send it on its behalf."""
-        call = self._run.call if self._run is not None else 0
+        call = max(self._newest_call, 0)
         for index, fd in enumerate(self._child.output_reads):
             for data in read_available(fd, limit_bytes):
                 if text := self._decoders[index].decode(data):
@@ -403,6 +452,45 @@ class Supervisor:
         if self._killed is None:
             self._killed = Kill(cause, why)
             self._child.kill()
+
+    def _stop_for(self, cause: Cause, why: str) -> None:
+        """End the call: in a session it is interrupted first, and killed when it goes on."""
+        if not self._is_session:
+            self._kill_for(cause, why)
+        elif self._interrupted is None and self._killed is None:
+            self._interrupted = Kill(cause, why)
+            self._patience_s = time.monotonic() + INTERRUPT_GRACE_S
+            self._child.interrupt()
+
+    def _end_call(self, run: Run, done: Done) -> None:
+        """Say how a call of the session went. Its process waits for the next."""
+        assert self._before is not None
+        after = self._meter.read()
+        verdict = judge_call(
+            done, stopped=self._interrupted, memory_error_is_the_limit=self._memory_is_limited()
+        )
+        usage = used(self._before, after, [], warm_cpu_s=0.0, input_bytes=len(run.inputs))
+        if after.cpu_s is None:
+            pid = self._child.pid
+            usage = msgspec.structs.replace(
+                usage,
+                cpu_s=max(0.0, process_cpu_s(pid) - self._past_cpu_s),
+                peak_memory_bytes=process_peak_bytes(pid),
+            )
+        if verdict.cause is Cause.OUT_OF_MEMORY:
+            usage = msgspec.structs.replace(usage, out_of_memory=True)
+        self._run = self._interrupted = self._deadline_s = None
+        self._job = memoryview(b"")  # it may not have waited for all of it
+        self._rescuing, self._full_ticks = False, 0
+        self._send(
+            CallExited(
+                call=run.call,
+                cause=verdict.cause,
+                exit_code=verdict.exit_code,
+                message=verdict.message,
+                usage=usage,
+            )
+        )
 
     # -------------------------------------------------------- the end
 
@@ -424,15 +512,15 @@ class Supervisor:
         out_of_memory = was_out_of_memory(self._before, after)
         verdict = self._judge(status, out_of_memory)
         usage_of_call = Usage()
-        if self._run is not None:
+        if self._before_all is not None:
             if not reaped and after.cpu_s is None:
                 reaped = kill_strays(alone=not self._options.process)
             usage_of_call = used(
-                self._before,
+                self._before_all,
                 after,
                 reaped,
                 warm_cpu_s=self._warm_cpu_s,
-                input_bytes=len(self._run.inputs),
+                input_bytes=self._input_bytes,
             )
         if verdict.cause is Cause.OUT_OF_MEMORY:
             usage_of_call = msgspec.structs.replace(usage_of_call, out_of_memory=True)
@@ -448,13 +536,14 @@ class Supervisor:
 
     def _judge(self, status: int | None, out_of_memory: bool) -> Verdict:
         if self._done is not None:
-            limited = any(name == resource.RLIMIT_AS for name, _ in self._options.limits)
-            return judge_done(self._done, memory_error_is_the_limit=limited)
+            return judge_done(self._done, memory_error_is_the_limit=self._memory_is_limited())
         assert status is not None
-        kind = self._run.kind if self._run is not None else None
         return judge_death(
-            status, kind, warm=self._warm, kill=self._killed, out_of_memory=out_of_memory
+            status, self._kind, warm=self._warm, kill=self._killed, out_of_memory=out_of_memory
         )
+
+    def _memory_is_limited(self) -> bool:
+        return any(name == resource.RLIMIT_AS for name, _ in self._options.limits)
 
     def _wait_for_hang_up(self, limit_s: float) -> None:
         end_s = time.monotonic() + limit_s

@@ -43,6 +43,20 @@ def judge_done(done: Done, *, memory_error_is_the_limit: bool) -> Verdict:
     return Verdict(Cause.ERROR, done.exit_code, done.message)
 
 
+def judge_call(done: Done, *, stopped: Kill | None, memory_error_is_the_limit: bool) -> Verdict:
+    """Judge a call of a session that came to its end.
+
+    Args:
+        done: what it said.
+        stopped: why it was interrupted, and what it would have been killed for. Its time limit
+            stays the cause; an interrupt on the user's wish is whatever the code made of it.
+        memory_error_is_the_limit: as for ``judge_done``.
+    """
+    if stopped is not None and stopped.cause is Cause.TIMEOUT:
+        return Verdict(Cause.TIMEOUT, done.exit_code, stopped.message)
+    return judge_done(done, memory_error_is_the_limit=memory_error_is_the_limit)
+
+
 def judge_death(
     status: int, kind: str | None, *, warm: bool, kill: Kill | None, out_of_memory: bool
 ) -> Verdict:

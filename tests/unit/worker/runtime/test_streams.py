@@ -29,7 +29,8 @@ class Captured:
         self.stderr = JobStream(self.capture, 1)
 
     def texts(self) -> list[tuple[str, str]]:
-        self.sent.append(self.capture.finish())
+        with self.capture.finished() as last:
+            self.sent.append(last)
         events = decode_events(b"".join(self.sent))
         return [
             (e.name, e.text) if isinstance(e, Stream) else ("", e.__class__.__name__)
