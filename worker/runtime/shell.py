@@ -131,11 +131,6 @@ class CellShell(InteractiveShell):
         self.display_formatter = Formats(parent=self)
         self.configurables.append(self.display_formatter)
 
-    def init_display_formatter(self) -> None:
-        """Ask objects for what may be shown, and no object for what it cannot have."""
-        self.display_formatter = Formats(parent=self)
-        self.configurables.append(self.display_formatter)
-
     def init_virtualenv(self) -> None:
         """The image has none."""
 
