@@ -25,7 +25,7 @@ import msgspec
 from .blobs import Blob
 from .client import Client, Job
 from .clock import monotonic_s
-from .errors import InvalidRequest, TransportError
+from .errors import InvalidRequest, JobError, TransportError
 from .events import Stream
 from .feed import START
 from .ids import new_job_id
@@ -44,9 +44,11 @@ from .schemas import (
     JobRequest,
     JobView,
     Limits,
+    SessionSpec,
     TokenView,
     WorkerView,
 )
+from .session import Call, Session
 from .settings import ConnectionSettings, load
 from .transfer import MAX_DOWNLOAD_BYTES, Progress
 from .updates import EventArrived, Finished, Restarted, Update
@@ -222,8 +224,8 @@ class _ShownProgress:
 class BlockingJob:
     """One watched job. ``updates`` has one reader at a time."""
 
-    def __init__(self, job: Job, thread: _LoopThread) -> None:
-        self._job = job
+    def __init__(self, job: Job | Call, thread: _LoopThread) -> None:
+        self._job: Job | Call = job
         self._thread = thread
         self._texts: dict[str, list[str]] = {"stdout": [], "stderr": []}
         self._room_chars = _KEPT_TEXT_CHARS
@@ -348,6 +350,140 @@ class BlockingJob:
             raise TransportError(
                 "This job is watched by the process that submitted it, and this is a fork of it.",
                 hint=f"Use client.attach({self.id!r}) here.",
+            )
+
+
+class BlockingCall(BlockingJob):
+    """One call of a session: a job for whoever reads its updates. ``cancel`` interrupts it, and
+    the session goes on if it obeys in time."""
+
+    def __init__(self, call: Call, thread: _LoopThread) -> None:
+        super().__init__(call, thread)
+        self._call = call
+
+    @property
+    def number(self) -> int:
+        """Its number in the session; call 0 has opened it."""
+        return self._call.number
+
+
+class BlockingSession:
+    """An open session: calls that run one after the other, in one namespace."""
+
+    def __init__(self, session: Session, thread: _LoopThread) -> None:
+        self._session = session
+        self._thread = thread
+        self._newest = BlockingCall(session.newest, thread)
+
+    @property
+    def id(self) -> str:
+        """The id of its job."""
+        return self._session.id
+
+    @property
+    def name(self) -> str:
+        """What its user calls it."""
+        return self._session.name
+
+    @property
+    def view(self) -> JobView:
+        """The newest state that came of the whole session."""
+        return self._session.view
+
+    @property
+    def newest(self) -> BlockingCall:
+        """The newest call: running, or ended with its result."""
+        if self._newest.number != self._session.newest.number:
+            self._newest = BlockingCall(self._session.newest, self._thread)
+        return self._newest
+
+    @property
+    def finished(self) -> Finished | None:
+        """Its end with what it cost, as soon as that has come; None while it is open."""
+        return self._session.finished
+
+    def error(self) -> JobError | None:
+        """Return why the session is no more (WorkerLost, SessionEnded, …); None while it is open."""
+        return self._session.error()
+
+    def on_end(self, callback: Callable[[Finished], object]) -> None:
+        """Have ``callback`` called once when it has ended: in another thread, so be short."""
+        self._thread.loop.call_soon_threadsafe(self._session.on_end, callback)
+
+    def call(
+        self,
+        code: str,
+        *,
+        cell: CellSpec,
+        inputs: bytes = b"",
+        blobs: Sequence[Blob] = (),
+        timeout_s: float = 60.0,
+        on_progress: Progress | None = None,
+    ) -> BlockingCall:
+        """Submit the next call and return it once the coordinator has accepted it.
+
+        Args: as ``BlockingClient.submit``.
+
+        Raises:
+            WorkerLost, SessionEnded: the session is no more.
+            Conflict: its last call has not ended.
+            GridXError: whatever else the coordinator refuses.
+            KeyboardInterrupt: while it waits; the call, if it was sent, is interrupted.
+        """
+        self._same_process()
+        progress, session = _ShownProgress(on_progress), self._session
+        asked = _Call(
+            self._thread.loop,
+            lambda: session.call(
+                code,
+                cell=cell,
+                inputs=inputs,
+                blobs=blobs,
+                timeout_s=timeout_s,
+                on_progress=progress.note,
+            ),
+        )
+        try:
+            asked.begin()
+            call = asked.result(on_wait=progress.show if blobs else None)
+        except BaseException:
+            asked.take_back(session.give_up)
+            raise
+        self._newest = BlockingCall(call, self._thread)
+        return self._newest
+
+    def interrupt(self) -> None:
+        """Interrupt the call that runs, if one does; its end comes with its updates."""
+        self._same_process()
+        self._thread.call(self._session.interrupt)
+
+    def end(self, timeout_s: float = _CANCEL_S) -> Finished | None:
+        """Close the session and wait for its end at most ``timeout_s``.
+
+        Returns:
+            the end with its cost; None when it has not come yet. The request stands, and is
+            repeated after a cut.
+        """
+        if self.finished is not None:
+            return self.finished
+        self._same_process()
+        asked = _Call(self._thread.loop, self._session.end)
+        asked.begin()
+        try:
+            return asked.result(timeout_s)
+        except (TransportError, TimeoutError):
+            return None
+
+    def detach(self) -> None:
+        """Stop watching. The session goes on until it was idle for long enough."""
+        self._same_process()
+        self._thread.loop.call_soon_threadsafe(self._session.detach)
+
+    def _same_process(self) -> None:
+        if self._thread.pid != os.getpid():
+            raise TransportError(
+                "This session belongs to the process that opened it, and this is a fork of it.",
+                hint=f"Use client.attach_session({self.id!r}) here.",
             )
 
 
@@ -497,6 +633,77 @@ class BlockingClient:
         thread, client = self._client()
         return _watched(thread, client, lambda: client.attach(job_id, after=after))
 
+    def open_session(
+        self,
+        code: str,
+        name: str,
+        *,
+        cell: CellSpec,
+        inputs: bytes = b"",
+        blobs: Sequence[Blob] = (),
+        call_timeout_s: float = 60.0,
+        open_limit_s: float = 3600.0,
+        idle_s: float = 600.0,
+        cpus: float | None = None,
+        memory_bytes: int | None = None,
+        gpus: int | None = None,
+        on_progress: Progress | None = None,
+        job_id: str | None = None,
+    ) -> BlockingSession:
+        """Open a session whose call 0 is ``code``; return it once the coordinator has accepted it.
+
+        Args:
+            name: what its user calls it.
+            call_timeout_s: the limit of call 0.
+            open_limit_s: how long it may be open: the hold is the rate times that.
+            idle_s: it is closed after so long without a call.
+            cell, inputs, blobs, cpus, memory_bytes, gpus, on_progress, job_id: as for ``submit``.
+
+        Raises:
+            GridXError: whatever the coordinator refuses, by its own class.
+            KeyboardInterrupt: while it waits; the session, if it was sent, is closed.
+        """
+        given = {
+            "timeout_s": open_limit_s,
+            "cpus": cpus,
+            "memory_bytes": memory_bytes,
+            "gpus": gpus,
+        }
+        request = JobRequest(
+            code=code,
+            limits=_limits({key: value for key, value in given.items() if value is not None}),
+            job_id=job_id or new_job_id(),
+        )
+        session = SessionSpec(name=name, idle_s=idle_s)
+        thread, client = self._client()
+        progress = _ShownProgress(on_progress)
+        return _opened(
+            thread,
+            client,
+            lambda: client.open_session(
+                request,
+                session,
+                cell=cell,
+                inputs=inputs,
+                blobs=blobs,
+                call_timeout_s=call_timeout_s,
+                on_progress=progress.note,
+            ),
+            progress.show if blobs else None,
+        )
+
+    def attach_session(self, job_id: str) -> BlockingSession:
+        """Return the session of that id, open or ended, with its newest call.
+
+        Raises:
+            NotFound: there is none, or it is not yours.
+            InvalidRequest: the job is no session.
+        """
+        thread, client = self._client()
+        call = _Call(thread.loop, lambda: client.attach_session(job_id))
+        call.begin()
+        return BlockingSession(call.result(), thread)
+
     def cancel(self, job_id: str) -> JobView:
         """Ask for the end of a job that need not be watched; return its state."""
         thread, client = self._client()
@@ -582,6 +789,21 @@ def _watched(
         return BlockingJob(call.result(on_wait=on_wait), thread)
     except BaseException:
         call.take_back(client.give_up)
+        raise
+
+
+def _opened(
+    thread: _LoopThread,
+    client: Client,
+    ask: Callable[[], Coroutine[Any, Any, Session]],
+    on_wait: Callable[[], None] | None,
+) -> BlockingSession:
+    call = _Call(thread.loop, ask)
+    try:
+        call.begin()
+        return BlockingSession(call.result(on_wait=on_wait), thread)
+    except BaseException:
+        call.take_back(client.give_up_session)
         raise
 
 

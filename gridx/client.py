@@ -8,7 +8,7 @@ where it stopped.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import quote
@@ -33,6 +33,7 @@ from .protocol import (
     Cancel,
     ClientWelcome,
     JobChanged,
+    Message,
     Output,
     Position,
     Refused,
@@ -53,77 +54,31 @@ from .schemas import (
     JobList,
     JobRequest,
     JobView,
+    SessionSpec,
     TokenView,
     WorkerList,
     WorkerView,
 )
+from .session import Session
 from .settings import ConnectionSettings, load
 from .transfer import MAX_DOWNLOAD_BYTES, Progress, download, upload
-from .updates import EventArrived, Finished, Update
+from .watched import Watched, answer_to_come, resolve
 
 _UPLOADS: Final = 3  # a blob that was found there may be collected before the job comes
 _UNSEEN_S: Final = 2.0  # how long close() waits for the end of jobs that nobody will see
 
 
-class Job:
+class Job(Watched):
     """One watched job. ``updates`` has one reader at a time."""
 
     def __init__(self, client: Client, job_id: str, feed: Feed, submit: Submit | None) -> None:
+        super().__init__(job_id, feed)
         self._client = client
-        self._feed = feed
         self._submit = submit  # until it is answered
         self._was_sent = False  # the submission, answered or not
-        self._wake = asyncio.Event()
-        self._accepted = _answer_to_come()
+        self._accepted = answer_to_come()
         self._cancelling: asyncio.Future[None] | None = None
         self._wants_cancel = False
-        self.id = job_id
-        self.sent_bytes = 0  # of variables and blobs, as they travelled; 0 when attached
-        self.finished: Finished | None = None
-        self.position = feed.position
-
-    @property
-    def view(self) -> JobView:
-        """The newest state that came."""
-        assert self._feed.view is not None, "set by the answer to submit or attach"
-        return self._feed.view
-
-    async def updates(self) -> AsyncIterator[Update]:
-        """Yield what happens, ``Finished`` last.
-
-        Raises:
-            TransportError: the coordinator was lost and stayed away.
-            ProtocolError: what came is not in the protocol.
-        """
-        while self.finished is None:
-            update = self.take()
-            if update is not None:
-                yield update
-                continue
-            self._wake.clear()
-            if not self._feed.has_next():
-                await self._wake.wait()
-
-    def take(self, timeout_s: float | None = None) -> Update | None:
-        """Return the next update, or None. With ``timeout_s`` it blocks its thread so long:
-        for a reader outside the event loop (gridx.blocking), never for a coroutine."""
-        update = self._feed.take(timeout_s)
-        if update is None and self._feed.is_over and not self._feed.has_next():
-            update = self._feed.end  # taken before, by a reader who was interrupted just then
-        if self._feed.wants_resume:
-            self._client.resume_soon(self)
-        if isinstance(update, EventArrived):
-            self.position = update.position
-        elif isinstance(update, Finished):
-            self.finished = update
-        return update
-
-    async def wait(self) -> Finished:
-        """Read, and drop, the updates to the end; return the last."""
-        async for _ in self.updates():
-            pass
-        assert self.finished is not None
-        return self.finished
 
     async def download(
         self, refs: Sequence[BlobRef], on_progress: Progress | None = None
@@ -141,6 +96,9 @@ class Job:
     def detach(self) -> None:
         """Stop watching. The job goes on."""
         self._client.forget(self)
+
+    def _resume_soon(self) -> None:
+        self._client.call_soon(lambda: self._client.resume(self))
 
 
 class Client:
@@ -166,6 +124,7 @@ class Client:
         self._feed_limit_bytes = feed_limit_bytes
         self._patience_s = patience_s
         self._jobs: dict[str, list[Job]] = {}
+        self._sessions: dict[str, Session] = {}
         self._unseen: set[asyncio.Task[None]] = set()
         self._rest_calls: Rest | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -175,7 +134,7 @@ class Client:
             on_up=self._on_up,
             on_down=self._on_down,
             on_gone=self._on_gone,
-            is_needed=lambda: bool(self._jobs),
+            is_needed=lambda: bool(self._jobs or self._sessions),
             patience_s=patience_s,
         )
 
@@ -246,13 +205,7 @@ class Client:
         """
         welcome = await self.connect()
         _check_release(welcome, cell, blobs)
-        if len(inputs) > min(welcome.max_payload_bytes, MAX_PAYLOAD_BYTES):
-            raise PayloadTooLarge(
-                f"The cell's variables come to {format_bytes(len(inputs))}; at most"
-                f" {format_bytes(welcome.max_payload_bytes)} travel with one job.",
-                payload_bytes=len(inputs),
-                limit_bytes=welcome.max_payload_bytes,
-            )
+        _check_inputs(welcome, inputs)
         job_id = parse_job_id(job.job_id) if job.job_id else new_job_id()
         job = msgspec.structs.replace(job, job_id=job_id, user_id=None)
         refs = tuple(blob.ref for blob in blobs)
@@ -310,6 +263,122 @@ class Client:
             on_progress=on_progress,
             limit_bytes=limit_bytes,
         )
+
+    async def open_session(
+        self,
+        job: JobRequest,
+        session: SessionSpec,
+        *,
+        cell: CellSpec,
+        inputs: bytes = b"",
+        blobs: Sequence[Blob] = (),
+        call_timeout_s: float | None = None,
+        on_progress: Progress | None = None,
+    ) -> Session:
+        """Open a session and return it, watched, once the coordinator has accepted it.
+
+        Its first call is ``job.code`` with ``cell``: ``Session.newest``. Who is cancelled while
+        this waits will never see the session: it is closed, as soon as the coordinator answers.
+
+        Args:
+            job: ``limits.timeout_s`` is how long the session may be open, and held for.
+            call_timeout_s: the limit of the first call; None: the session's.
+            cell, inputs, blobs, on_progress: as for ``submit``.
+
+        Raises:
+            GridXError: whatever the coordinator refuses, by its own class.
+            TransportError: it does not answer.
+        """
+        welcome = await self.connect()
+        _check_release(welcome, cell, blobs, is_session=True)
+        _check_inputs(welcome, inputs)
+        job_id = parse_job_id(job.job_id) if job.job_id else new_job_id()
+        submission = Submit(
+            job=msgspec.structs.replace(job, job_id=job_id, user_id=None),
+            cell=cell,
+            inputs=inputs,
+            blobs=tuple(blob.ref for blob in blobs),
+            session=session,
+            call_timeout_s=call_timeout_s,
+        )
+        sent_bytes = len(inputs)
+        for tries_left in reversed(range(_UPLOADS)):
+            if blobs:
+                sent_bytes += await self.upload(blobs, on_progress)
+            opened = Session(self, job_id, submission, feed_limit_bytes=self._feed_limit_bytes)
+            opened.newest.sent_bytes = sent_bytes
+            try:
+                return await self._watch_session(opened)
+            except BlobsMissing:
+                if not tries_left:
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    async def attach_session(self, job_id: str) -> Session:
+        """Return the session of that id: open or ended, with its newest call.
+
+        Raises:
+            NotFound: there is none, or it is not yours.
+            InvalidRequest: the job is no session.
+        """
+        await self.connect()
+        known = self._sessions.get(parse_job_id(job_id))
+        if known is not None:
+            return known
+        attached = Session(self, job_id, None, feed_limit_bytes=self._feed_limit_bytes)
+        return await self._watch_session(attached)
+
+    async def _watch_session(self, session: Session) -> Session:
+        self._sessions[session.id] = session
+        try:
+            session.announce()
+            if not self._link.is_up:  # lost between the welcome and here
+                await self._link.open()
+                session.announce()
+            await asyncio.shield(session.accepted)
+        except asyncio.CancelledError:
+            self.give_up_session(session)
+            raise
+        except BaseException:
+            self.forget_session(session)
+            raise
+        return session
+
+    def give_up_session(self, session: Session) -> None:
+        """Let go of a session that reached nobody: one that was opened here must not stay open."""
+        if not session.was_sent:
+            self.forget_session(session)
+            return
+        task = asyncio.create_task(self._end_unseen_session(session), name="gridx client: end")
+        self._unseen.add(task)
+        task.add_done_callback(self._unseen.discard)
+
+    async def _end_unseen_session(self, session: Session) -> None:
+        try:
+            await asyncio.shield(session.accepted)
+            await session.end()
+        except GridXError:
+            pass  # refused, or out of reach: there is nobody left to tell
+        finally:
+            self.forget_session(session)
+
+    def forget_session(self, session: Session) -> None:
+        """Stop watching a session. It goes on."""
+        if self._sessions.get(session.id) is session:
+            del self._sessions[session.id]
+            if session.finished is None and session.id not in self._jobs:
+                self._link.send(Unwatch(job_id=session.id))
+
+    async def rejoin(self, session: Session) -> None:
+        """Watch a session again that was let go when the coordinator was away for long."""
+        await self.connect()
+        if self._sessions.get(session.id) is not session:
+            self._sessions[session.id] = session
+            session.announce()
+
+    def send(self, message: Message) -> bool:
+        """Send ``message`` if the connection stands; else its sender says it again later."""
+        return self._link.send(message)
 
     async def attach(self, job_id: str, *, after: Position = START) -> Job:
         """Return the job of that id, watched from ``after`` on.
@@ -376,7 +445,7 @@ class Client:
         if job._feed.is_over:
             return
         if job._cancelling is None or job._cancelling.done():
-            job._cancelling = _answer_to_come()
+            job._cancelling = answer_to_come()
         job._wants_cancel = True
         self._link.send(Cancel(job_id=job.id))
         await asyncio.shield(job._cancelling)
@@ -388,34 +457,45 @@ class Client:
             watching.remove(job)
             if not watching:
                 del self._jobs[job.id]
-                if not job._feed.is_over:
+                if not job._feed.is_over and job.id not in self._sessions:
                     self._link.send(Unwatch(job_id=job.id))
 
-    def resume_soon(self, job: Job) -> None:
-        """End the pause of ``job``; may be called from any thread."""
+    def call_soon(self, function: Callable[[], object]) -> None:
+        """Call ``function`` in the client's loop; may be called from any thread."""
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(lambda: self._answer(job, job._feed.resume()))
+            self._loop.call_soon_threadsafe(function)
+
+    def resume(self, job: Job) -> None:
+        """End the pause of ``job``, once its reader has made room."""
+        self._answer(job, job._feed.resume())
 
     def _answer(self, job: Job, ask: Ask) -> None:
         job._wake.set()
         if ask is Ask.WATCH:
             self._link.send(Watch(job_id=job.id, after=job._feed.position))
-        elif ask is Ask.UNWATCH and len(self._jobs.get(job.id, [])) == 1:
+        elif ask is Ask.UNWATCH and self._is_only_watcher(job):
             self._link.send(Unwatch(job_id=job.id))
+
+    def _is_only_watcher(self, job: Job) -> bool:
+        return len(self._jobs.get(job.id, [])) == 1 and job.id not in self._sessions
 
     # --- what the link says -----------------------------------------------------------------
 
     def _on_message(self, message: FromCoordinator) -> None:
         job_id = message.job.job_id if isinstance(message, JobChanged) else message.job_id
+        if (session := self._sessions.get(job_id or "")) is not None:
+            session.on_message(message)
+            if session.is_over:
+                self.forget_session(session)
         for job in list(self._jobs.get(job_id or "", ())):
             match message:
                 case Output():
                     self._answer(job, job._feed.on_output(message))
                 case JobChanged():
                     self._answer(job, job._feed.on_changed(message))
-                    _resolve(job._accepted)
+                    resolve(job._accepted)
                     job._submit = None
-                    _resolve(job._cancelling)
+                    resolve(job._cancelling)
                 case Refused():
                     self._refused(job, from_body(message.error))
             if job._feed.is_over:
@@ -426,7 +506,7 @@ class Client:
             job._accepted.set_exception(error)
         elif job._wants_cancel and isinstance(error, Conflict):
             job._wants_cancel = False
-            _resolve(job._cancelling)  # it had ended by itself; its end is on the way
+            resolve(job._cancelling)  # it had ended by itself; its end is on the way
         elif job._cancelling is not None and not job._cancelling.done():
             job._wants_cancel = False
             job._cancelling.set_exception(error)
@@ -435,12 +515,16 @@ class Client:
             job._wake.set()
 
     def _on_down(self) -> None:
+        for session in list(self._sessions.values()):
+            session.on_down()
         for job in self._watched():
             if job._accepted.done():
                 job._feed.on_link(connected=False)
                 job._wake.set()
 
     def _on_up(self) -> None:
+        for session in list(self._sessions.values()):
+            session.on_up()
         for job in self._watched():
             if job._accepted.done():
                 ask = job._feed.on_link(connected=True)
@@ -452,6 +536,9 @@ class Client:
             self._announce(job)
 
     def _on_gone(self, error: GridXError) -> None:
+        for session in list(self._sessions.values()):
+            session.on_gone(error)
+            self.forget_session(session)
         for job in self._watched():
             if not job._accepted.done():
                 job._accepted.set_exception(error)
@@ -520,25 +607,30 @@ class Client:
         )
 
 
-def _check_release(welcome: ClientWelcome, cell: CellSpec | None, blobs: Sequence[Blob]) -> None:
-    """Refuse to send what an older coordinator would leave out without a word."""
-    has_files = cell is not None and bool(cell.files or cell.fetch or cell.prelude)
-    if welcome.protocol < 2 and (blobs or has_files):
-        raise NotBuilt(
-            "This coordinator is of an older release: it takes no variables of more than"
-            f" {format_bytes(MAX_PAYLOAD_BYTES)}, no files and no prelude.",
-            hint="Upgrade it: `pip install -U gridx-jupyter`.",
-            protocol=welcome.protocol,
+def _check_inputs(welcome: ClientWelcome, inputs: bytes) -> None:
+    """Refuse what does not fit into one message."""
+    if len(inputs) > min(welcome.max_payload_bytes, MAX_PAYLOAD_BYTES):
+        raise PayloadTooLarge(
+            f"The cell's variables come to {format_bytes(len(inputs))}; at most"
+            f" {format_bytes(welcome.max_payload_bytes)} travel with one job.",
+            payload_bytes=len(inputs),
+            limit_bytes=welcome.max_payload_bytes,
         )
 
 
-def _answer_to_come() -> asyncio.Future[None]:
-    """A future whose error is no surprise when whoever waited has left."""
-    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    future.add_done_callback(lambda done: done.cancelled() or done.exception())
-    return future
-
-
-def _resolve(future: asyncio.Future[None] | None) -> None:
-    if future is not None and not future.done():
-        future.set_result(None)
+def _check_release(
+    welcome: ClientWelcome,
+    cell: CellSpec | None,
+    blobs: Sequence[Blob],
+    *,
+    is_session: bool = False,
+) -> None:
+    """Refuse to send what an older coordinator would leave out without a word."""
+    has_files = cell is not None and bool(cell.files or cell.fetch or cell.prelude)
+    if welcome.protocol < 2 and (blobs or has_files or is_session):
+        raise NotBuilt(
+            "This coordinator is of an older release: it takes no variables of more than"
+            f" {format_bytes(MAX_PAYLOAD_BYTES)}, no files, no prelude and no sessions.",
+            hint="Upgrade it: `pip install -U gridx-jupyter`.",
+            protocol=welcome.protocol,
+        )

@@ -11,6 +11,7 @@ from .errors import (
     RemoteCrash,
     RemoteOutOfMemory,
     RemoteTimeout,
+    SessionEnded,
     WorkerLost,
 )
 from .events import Event
@@ -73,7 +74,7 @@ _BY_CODE: dict[str, type[JobError]] = {
     "crashed": RemoteCrash,
     "cancelled": JobCancelled,
     "sandbox_failed": WorkerLost,
-    **{cls.code: cls for cls in (JobFailed, WorkerLost)},
+    **{cls.code: cls for cls in (JobFailed, SessionEnded, WorkerLost)},
 }
 
 
