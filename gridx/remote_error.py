@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import ast
 import builtins
+import inspect
 import itertools
 import linecache
 import re
 import sys
+import textwrap
 import types
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
+
+from . import remote_frames
+from .ship.analysis import transform
 
 _Data = dict[str, Any]
 
@@ -30,8 +35,12 @@ _MAX_FIELDS: Final = 100
 _BUDGET_CHARS: Final = 200_000
 _MESSAGE_CHARS: Final = 100_000
 _MAX_LINE: Final = 10_000_000
-_MAX_LIBRARY_LINES: Final = 50_000
-_MAX_LIBRARY_FILES: Final = 200
+# A function of a library comes with its text: all of it up to this length, else a part.
+_MAX_BLOCK_LINES: Final = 200
+_BLOCK_CHARS: Final = 10_000
+# A run of equal frames is sent once; so many are shown in all, as many as recursion may have.
+_MAX_TIMES: Final = 3_000
+_AROUND: Final = 2
 _SIMPLE: Final = (type(None), bool, int, float, str)
 _INT64: Final = 1 << 63
 _OS_FIELDS: Final = ("errno", "strerror", "filename")
@@ -74,6 +83,7 @@ _LIBRARIES: Final = frozenset(
 )
 # Controls, and marks that would change the direction of the text around them.
 _UNPRINTABLE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_ON_LINE: Final = re.compile(r" on line (\d{1,6})\b")
 _CELL_FILE: Final = re.compile(r"<ipython-input-|<gridx cell |.*ipykernel_\d+[/\\]")
 
 
@@ -90,6 +100,19 @@ class RemoteError(Exception):
     def __str__(self) -> str:
         return super().__str__() if self._remote_text is None else self._remote_text
 
+    def __reduce__(self) -> Any:
+        # Sent on to another cell it is what it was: an exception of the class that is known there.
+        known = [cls for cls in type(self).__mro__ if not issubclass(cls, RemoteError)]
+        plain = next((cls for cls in known if issubclass(cls, Exception)), Exception)
+        return _plain_again, (plain, self.args, str(self))
+
+
+def _plain_again(cls: type[Exception], args: tuple[Any, ...], text: str) -> Exception:
+    try:
+        return cls(*args)
+    except TypeError:
+        return Exception(text)
+
 
 # ---------------------------------------------------------------- in the container
 
@@ -97,6 +120,9 @@ class RemoteError(Exception):
 class _Budget:
     def __init__(self) -> None:
         self._left_chars = _BUDGET_CHARS
+
+    def has(self, chars: int) -> bool:
+        return chars <= self._left_chars
 
     def text(self, value: object, longest: int = 2_000) -> str:
         text = str(value) if isinstance(value, str) else ""
@@ -173,6 +199,7 @@ def _add_details(
     if isinstance(exc, SyntaxError):
         data["syntax"] = {
             "is_cell": exc.filename in cell_files,
+            "file": budget.text(exc.filename, 500) if _is_made_of_text(exc.filename) else "",
             "line": exc.lineno,
             "column": exc.offset,
             "end_line": exc.end_lineno,
@@ -180,6 +207,10 @@ def _add_details(
             "source": budget.text(exc.text),
             "message": budget.text(exc.msg),
         }
+
+
+def _is_made_of_text(file: object) -> bool:
+    return isinstance(file, str) and file.startswith("<") and file.endswith(">")
 
 
 def _is_simple(value: object) -> bool:
@@ -197,14 +228,28 @@ def _simple(value: Any, budget: _Budget) -> Any:
 def _frames(
     traceback: types.TracebackType | None, cell_files: Collection[str], budget: _Budget
 ) -> Iterator[_Data]:
-    chain = list(_chain(traceback))
+    chain = [link for link in _chain(traceback) if not _is_of_ipython(link)]
     # Frames above the first of the cell are the runner's.
     first = next((i for i, t in enumerate(chain) if _file_of(t) in cell_files), 0)
-    chain = chain[first:]
-    if len(chain) > _FIRST_FRAMES + _LAST_FRAMES:
-        chain = chain[:_FIRST_FRAMES] + chain[-_LAST_FRAMES:]
-    for link in chain:
-        yield _frame(link, cell_files, budget)
+    runs = [
+        list(run)
+        for _, run in itertools.groupby(
+            chain[first:], key=lambda link: (link.tb_frame.f_code, link.tb_lasti)
+        )
+    ]
+    if len(runs) > _FIRST_FRAMES + _LAST_FRAMES:
+        runs = runs[:_FIRST_FRAMES] + runs[-_LAST_FRAMES:]
+    for run in runs:
+        frame = _frame(run[0], cell_files, budget)
+        if len(run) > 1:
+            frame["times"] = len(run)
+        yield frame
+
+
+def _is_of_ipython(link: types.TracebackType) -> bool:
+    # A notebook does not show these of its own either.
+    module = link.tb_frame.f_globals.get("__name__")
+    return isinstance(module, str) and module.partition(".")[0] == "IPython"
 
 
 def _chain(traceback: types.TracebackType | None) -> Iterator[types.TracebackType]:
@@ -221,10 +266,12 @@ def _frame(link: types.TracebackType, cell_files: Collection[str], budget: _Budg
     code, line = link.tb_frame.f_code, link.tb_lineno or 1
     positions = next(itertools.islice(code.co_positions(), link.tb_lasti // 2, None), None)
     start, end, column, end_column = positions or (line, line, None, None)
-    return {
+    frame: _Data = {
         "file": budget.text(code.co_filename, 500),
         "is_cell": code.co_filename in cell_files,
         "name": budget.text(code.co_name, 200),
+        "qualname": budget.text(code.co_qualname, 300),
+        "first_line": code.co_firstlineno,
         "line": line,
         "end_line": end if start == line else line,
         "column": column if start == line else None,
@@ -233,6 +280,68 @@ def _frame(link: types.TracebackType, cell_files: Collection[str], budget: _Budg
             linecache.getline(code.co_filename, line, link.tb_frame.f_globals).rstrip("\n")
         ),
     }
+    if not frame["is_cell"]:
+        frame["arguments"] = [budget.text(name, 100) for name in _arguments(code)]
+        first, lines = _block(link)
+        if not budget.has(sum(map(len, lines)) + _MESSAGE_CHARS // 2):
+            first, lines = line, lines[line - first : line - first + 1]
+        frame["start"] = first
+        frame["lines"] = [budget.text(text.rstrip("\n"), 500) for text in lines]
+    return frame
+
+
+def _arguments(code: types.CodeType) -> list[str]:
+    """Return the names of the arguments of ``code`` as a signature has them."""
+    names, count, keywords = code.co_varnames, code.co_argcount, code.co_kwonlyargcount
+    found = list(names[:count])
+    after = count + keywords
+    has_star = bool(code.co_flags & inspect.CO_VARARGS)
+    if has_star:
+        found.append(f"*{names[after]}")
+    elif keywords:
+        found.append("*")
+    found += names[count:after]
+    if code.co_flags & inspect.CO_VARKEYWORDS:
+        found.append(f"**{names[after + has_star]}")
+    return found[:_MAX_ARGS]
+
+
+def _block(link: types.TracebackType) -> tuple[int, list[str]]:
+    """Return lines of source around a frame that can be read by themselves, and their number."""
+    code, line = link.tb_frame.f_code, link.tb_lineno or 1
+    lines = linecache.getlines(code.co_filename, link.tb_frame.f_globals)
+    first = code.co_firstlineno
+    if code.co_name == "<module>":
+        start = max(1, line - _AROUND)
+        return start, lines[start - 1 : line + _AROUND]
+    try:
+        block = inspect.getblock(lines[first - 1 :])
+        if len(block) > _MAX_BLOCK_LINES or sum(map(len, block)) > _BLOCK_CHARS:
+            start, end = _statements_around(block, line - first + 1)
+            return first + start - 1, block[start - 1 : end]
+    except Exception:  # a file that has changed, or none that Python can read
+        return line, lines[line - 1 : line]
+    return first, block
+
+
+def _statements_around(block: list[str], line: int) -> tuple[int, int]:
+    """Return first and last line of the statements around ``line`` of a function's source."""
+    tree = ast.parse(textwrap.dedent("".join(block)))
+    best: list[ast.stmt] = []
+    for node in ast.walk(tree):
+        for field in ("body", "orelse", "finalbody", "handlers"):
+            body = getattr(node, field, None)
+            if isinstance(body, list) and any(_spans(part, line) for part in body):
+                best = [part for part in body if isinstance(part, ast.stmt)] or best
+    at = next(i for i, part in enumerate(best) if _spans(part, line))
+    near = best[max(at - _AROUND, 0) : at + _AROUND + 1]
+    while len(near) > 1 and (near[-1].end_lineno or 0) - near[0].lineno > _MAX_BLOCK_LINES // 2:
+        near = near[1:-1] if len(near) > 2 else [best[at]]
+    return near[0].lineno, near[-1].end_lineno or near[-1].lineno
+
+
+def _spans(node: ast.AST, line: int) -> bool:
+    return getattr(node, "lineno", line + 1) <= line <= getattr(node, "end_lineno", 0)
 
 
 # ---------------------------------------------------------------- on the user's machine
@@ -255,6 +364,7 @@ def rebuild(
     cell_file: str | None = None,
     user_classes: Iterable[type] = (),
     line_offset: int = 0,
+    earlier: Mapping[str, tuple[str, int]] | None = None,
 ) -> BaseException:
     """Return the exception that ``data`` describes, ready to be raised. Never fails.
 
@@ -263,16 +373,25 @@ def rebuild(
         cell_file: file name of the visible cell in this process, as its own tracebacks name it.
         user_classes: the user's own exception classes.
         line_offset: lines of the visible cell above its body; 1 below a ``%%gridx`` line.
+        earlier: for each file name by which the worker knows an earlier cell, such as
+            ``<cell 2>``, that cell's file name here and its line offset.
     """
     known = {f"{cls.__module__}.{cls.__qualname__}": cls for cls in user_classes}
-    return _Rebuilder(cell_file, known, line_offset).exception(data, 0)
+    return _Rebuilder(cell_file, known, line_offset, earlier or {}).exception(data, 0)
 
 
 class _Rebuilder:
-    def __init__(self, cell_file: str | None, known: dict[str, type], line_offset: int) -> None:
+    def __init__(
+        self,
+        cell_file: str | None,
+        known: dict[str, type],
+        line_offset: int,
+        earlier: Mapping[str, tuple[str, int]],
+    ) -> None:
         self._cell_file = cell_file
         self._known = known
         self._line_offset = line_offset
+        self._earlier = earlier
 
     def exception(self, data: Any, depth: int) -> BaseException:
         if not isinstance(data, dict) or depth > _MAX_DEPTH:
@@ -291,15 +410,14 @@ class _Rebuilder:
     def _made(self, data: _Data, depth: int) -> RemoteError:
         name = clean(data.get("type"), 300)
         text = clean(data.get("message"))
+        module = _module_name(data.get("module"))
         members = _list(data.get("members"))
         if members:
             parts = [self.exception(m, depth + 1) for m in members[:_MAX_MEMBERS]]
-            group = _remote_class(ExceptionGroup, name)
+            group = _remote_class(ExceptionGroup, name, module)
             made: Any = group(text, [p for p in parts if isinstance(p, Exception)])
             return _as_remote(made)
-        if name in _DEMOTED:
-            return RemoteError(f"{name}: {text}" if text else name)
-        cls = _remote_class(self._base(data), name)
+        cls = _remote_class(self._base(data), name, module)
         made = _bare(cls)
         args = _list(data.get("args"))
         is_plain = bool(args) and all(_is_simple(a) for a in args[: _MAX_ARGS + 1])
@@ -330,7 +448,12 @@ class _Rebuilder:
         is_cell = syntax.get("is_cell") is True and self._cell_file is not None
         offset = self._line_offset if is_cell else 0
         made.msg = clean(syntax.get("message"), 2_000) or text
-        made.filename = self._cell_file if is_cell else "<remote>"
+        file = clean(syntax.get("file"), 500)
+        made.filename = self._cell_file if is_cell else file or "<remote>"
+        if syntax.get("line") is None:
+            return
+        if offset:  # "expected an indented block after 'if' statement on line 1"
+            made.msg = _ON_LINE.sub(lambda found: f" on line {int(found[1]) + offset}", made.msg)
         made.lineno = _bounded(syntax.get("line"), 1) + offset
         made.end_lineno = _bounded(syntax.get("end_line"), made.lineno - offset) + offset
         made.offset = _bounded(syntax.get("column"), 1)
@@ -340,97 +463,102 @@ class _Rebuilder:
     def _traceback(self, frames: list[_Data]) -> types.TracebackType | None:
         first = next((i for i, frame in enumerate(frames) if frame.get("is_cell") is True), 0)
         traceback: types.TracebackType | None = None
+        left = _MAX_TIMES
         for frame in reversed(frames[first : first + _FIRST_FRAMES + _LAST_FRAMES]):
-            traceback = self._link(frame, traceback)
+            traceback = link = self._link(frame, traceback)
+            left -= 1
+            for _ in range(min(_bounded(frame.get("times"), 1) - 1, left)):
+                traceback = types.TracebackType(
+                    traceback, link.tb_frame, link.tb_lasti, link.tb_lineno
+                )
+                left -= 1
         return traceback
 
     def _link(self, frame: _Data, following: types.TracebackType | None) -> types.TracebackType:
-        line = _bounded(frame.get("line"), 1)
-        end_line = max(line, _bounded(frame.get("end_line"), line))
-        column = _bounded(frame.get("column"), 0, 0)
-        end_column = _bounded(frame.get("end_column"), 0, 0)
-        if end_line == line:
-            end_column = max(column, end_column)
         remote_file = clean(frame.get("file"), 500)
         if frame.get("is_cell") is True and self._cell_file is not None:
-            file = self._cell_file
-            line, end_line = line + self._line_offset, end_line + self._line_offset
-        elif _CELL_FILE.match(remote_file) and remote_file in linecache.cache:
-            file = remote_file  # a function of an earlier cell of this notebook
+            place = _place(frame, self._cell_file, self._line_offset)
+            return _into_cell(place, self._line_offset, following)
+        if remote_file in self._earlier:
+            file, offset = self._earlier[remote_file]
+            return _into_cell(_place(frame, file, offset), offset, following)
+        if _CELL_FILE.match(remote_file) and remote_file in linecache.cache:
+            return _into_cell(_place(frame, remote_file, 0), None, following)
+        is_text = remote_file.startswith("<") and remote_file.endswith(">")
+        if is_text and remote_file not in linecache.cache:
+            # Code that was made from a string: nobody has its source.
+            return remote_frames.link(_place(frame, remote_file, 0), following)
+        place = _place(frame, f"<remote {remote_file}>", 0)
+        start = _bounded(frame.get("start"), place.line)
+        fragment = [clean(text, 2_000) for text in _list(frame.get("lines"))[:_MAX_BLOCK_LINES]]
+        if not start <= place.line < start + len(fragment):
+            start, fragment = place.line, [clean(frame.get("source"), 2_000)]
+        return remote_frames.link_into_library(place, fragment, start, following)
+
+
+def _place(frame: _Data, file: str, line_offset: int) -> remote_frames.Place:
+    line = _bounded(frame.get("line"), 1)
+    end_line = max(line, _bounded(frame.get("end_line"), line))
+    column = _bounded(frame.get("column"), -1, 0)
+    end_column = _bounded(frame.get("end_column"), -1, 0)
+    is_span = column >= 0 and end_column >= 0
+    if line == end_line:
+        end_column = max(column, end_column)
+    name = clean(frame.get("name"), 200) or "<module>"
+    qualname = frame.get("qualname")
+    arguments = tuple(filter(remote_frames.is_parameter, _list(frame.get("arguments"))[:_MAX_ARGS]))
+    return remote_frames.Place(
+        file=file,
+        name=name,
+        qualname=str(qualname) if remote_frames.is_qualname(qualname) else name,
+        line=line + line_offset,
+        end_line=end_line + line_offset,
+        column=column if is_span else None,
+        end_column=end_column if is_span else None,
+        first_line=min(line, _bounded(frame.get("first_line"), line)) + line_offset,
+        arguments=arguments,
+    )
+
+
+def _into_cell(
+    place: remote_frames.Place, line_offset: int | None, following: types.TracebackType | None
+) -> types.TracebackType:
+    """Return a link into a cell whose text this process knows; None finds its body there."""
+    lines = linecache.getlines(place.file)
+    if line_offset is None:
+        line_offset = 0
+        for line in lines:
+            if line.strip() and not line.lstrip().startswith("#"):
+                line_offset += line.startswith("%%")
+                break
+            line_offset += 1
         else:
-            file = _library_file(remote_file, line, clean(frame.get("source"), 2_000))
-        code = _code_raising_at(file, line, end_line, column, end_column)
-        code = _renamed(code, clean(frame.get("name"), 200))
-        return _link_of(code, following)
-
-
-class _Probe(Exception):
-    """Raised only to obtain a frame that stands on a chosen line."""
-
-
-def _code_raising_at(
-    file: str, line: int, end_line: int, column: int, end_column: int
-) -> types.CodeType:
-    statement = ast.parse("raise __probe__").body[0]
-    for node in ast.walk(statement):
-        if isinstance(node, (ast.stmt, ast.expr)):
-            node.lineno, node.end_lineno = line, end_line
-            node.col_offset, node.end_col_offset = column, end_column
-    return compile(ast.Module([statement], []), file, "exec", dont_inherit=True)
-
-
-def _renamed(code: types.CodeType, name: str) -> types.CodeType:
-    name = name or "<module>"
-    return code.replace(co_name=name, co_qualname=name)
-
-
-def _link_of(code: types.CodeType, following: types.TracebackType | None) -> types.TracebackType:
+            line_offset = 0
+        if line_offset and not lines[line_offset - 1].startswith("%%"):
+            line_offset = 0
     try:
-        # Our own one statement; the report gave it numbers and a name only.
-        exec(code, {"__probe__": _Probe(), "__name__": "gridx.remote"})  # noqa: S102  # as said above
-    except _Probe as probe:
-        own = probe.__traceback__
-        inner = own.tb_next if own is not None else None
-        if inner is not None:
-            return types.TracebackType(following, inner.tb_frame, inner.tb_lasti, inner.tb_lineno)
-    raise AssertionError("the probe always raises")
+        source = transform("".join(lines[line_offset:]))
+    except SyntaxError:
+        return remote_frames.link(place, following)
+    return remote_frames.link_into_source(place, source, line_offset, following)
 
 
-_library_files: list[str] = []
+_classes: dict[tuple[type, str, str], type[Any]] = {}
 
 
-def _library_file(remote_file: str, line: int, source: str) -> str:
-    """Return the name under which ``linecache`` finds ``source`` on ``line``."""
-    name = f"<remote {remote_file}>"
-    if line > _MAX_LIBRARY_LINES:
-        return name
-    entry = linecache.cache.get(name)
-    lines = list(entry[2]) if entry is not None and len(entry) == 4 else []
-    lines += ["\n"] * (line - len(lines))
-    lines[line - 1] = source + "\n"
-    linecache.cache[name] = (len(lines), None, lines, name)
-    if name not in _library_files:
-        _library_files.append(name)
-    while len(_library_files) > _MAX_LIBRARY_FILES:
-        linecache.cache.pop(_library_files.pop(0), None)
-    return name
+def _remote_class(base: type[Exception], name: str, module: str) -> type[Any]:
+    """Return the class that is both a RemoteError and ``base``, named as the remote class was.
 
-
-_classes: dict[tuple[type, str], type[Any]] = {}
-
-
-def _remote_class(base: type[Exception], name: str) -> type[Any]:
-    """Return the class that is both a RemoteError and ``base``, named after the remote class."""
+    The name is the remote one to the letter, so that a traceback reads as that of a local cell.
+    """
     short = name.rpartition(".")[2]
     if not short.isidentifier() or len(short) > 80:
         short = base.__name__
-    if base is Exception and short == "Exception":
-        return RemoteError
-    key = (base, short)
+    key = (base, short, module)
     if key not in _classes:
         bases = (RemoteError,) if base is Exception else (RemoteError, base)
         try:
-            made = type(f"Remote{short}", bases, {"__module__": __name__})
+            made = type(short, bases, {"__module__": module})
         except TypeError:
             return RemoteError  # a class that cannot be derived from
         if len(_classes) >= 1_000:
@@ -454,6 +582,12 @@ def _bare(cls: type[Any]) -> Any:
 def _as_remote(made: Any) -> RemoteError:
     assert isinstance(made, RemoteError)
     return made
+
+
+def _module_name(name: Any) -> str:
+    text = clean(name, 300)
+    parts = text.split(".")
+    return text if all(part.isidentifier() for part in parts) else __name__
 
 
 def _of_loaded_library(name: str) -> type[Exception] | None:

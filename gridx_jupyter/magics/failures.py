@@ -39,7 +39,8 @@ def shown_at_its_lines(error: BaseException, shell: InteractiveShell) -> BaseExc
     """
     frames = error.__traceback__
     if isinstance(error, SyntaxError):
-        lines = shell.SyntaxTB.structured_traceback(type(error), error, None)
+        entries = traceback.extract_tb(frames) if frames is not None else None
+        lines = shell.SyntaxTB.structured_traceback(type(error), error, entries)
         return _stand_in(error, lines)
     if isinstance(error, BaseExceptionGroup):
         return _stand_in(error, "".join(traceback.format_exception(error)).splitlines())
@@ -56,9 +57,13 @@ class _Frames:
         self._error = error
         self._frames = frames
         self._shell = shell
+        # As they came: raising it here may set them anew.
+        self._chain = error.__cause__, error.__context__, error.__suppress_context__
 
     def __call__(self) -> list[str]:
         kind = type(self._error)
+        error = self._error
+        error.__cause__, error.__context__, error.__suppress_context__ = self._chain
         try:
             lines: list[str] = self._shell.InteractiveTB.structured_traceback(
                 kind, self._error, self._frames, tb_offset=0
