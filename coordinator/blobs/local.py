@@ -91,9 +91,9 @@ class LocalBlobs:
     def _make_folder(self, folder: Path) -> None:
         if folder.is_dir():
             return
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _sync_folder(folder.parent)
-        _sync_folder(folder.parent.parent)
+        for each in (folder.parent, folder):
+            each.mkdir(exist_ok=True, mode=0o700)
+            _sync_folder(each.parent)
 
     def _get(self, owner_id: int, digest: str) -> Stored | None:
         for is_zstd in (False, True):

@@ -22,16 +22,20 @@ from gridx.protocol import (
     AttemptFinished,
     AttemptRef,
     AttemptStarted,
+    CallFinished,
+    EndAttempt,
     FromWorker,
     HandBack,
     Heartbeat,
     Hello,
+    InterruptCall,
     Output,
     OutputAck,
     OutputResend,
     Refused,
     Settled,
     StartAttempt,
+    StartCall,
     StopAttempt,
     ToWorker,
     Welcome,
@@ -39,6 +43,7 @@ from gridx.protocol import (
     to_worker,
 )
 from gridx.resources import GIB, Capability, Image, Load, Usage
+from gridx.schemas import BlobRef
 from gridx.states import Cause
 
 from .inbox import first, found
@@ -62,9 +67,12 @@ def offer(
     )
 
 
-def text_events(*texts: str, name: str = "stdout") -> bytes:
+def text_events(*texts: str, name: str = "stdout", call: int = 0) -> bytes:
     """Return a piece of output: one event for each text."""
-    return b"".join(encode_event(Stream(name=name, text=text)) for text in texts)  # type: ignore[arg-type]
+    return b"".join(
+        encode_event(Stream(name=name, text=text, call=call))  # type: ignore[arg-type]
+        for text in texts
+    )
 
 
 class ScriptedWorker:
@@ -235,11 +243,37 @@ class ScriptedWorker:
         self.output(start, 0, piece)
         self.finish(start, stream_bytes=len(piece))
 
-    def started(self, ref: Any) -> None:
-        self.send(AttemptStarted(job_id=ref.job_id, attempt=ref.attempt))
+    def started(self, ref: Any, call: int = 0) -> None:
+        self.send(AttemptStarted(job_id=ref.job_id, attempt=ref.attempt, call=call))
 
-    def output(self, ref: Any, offset: int, data: bytes) -> None:
-        self.send(Output(job_id=ref.job_id, attempt=ref.attempt, offset=offset, data=data))
+    def output(self, ref: Any, offset: int, data: bytes, call: int = 0) -> None:
+        self.send(
+            Output(job_id=ref.job_id, attempt=ref.attempt, offset=offset, data=data, call=call)
+        )
+
+    def finish_call(
+        self,
+        ref: Any,
+        call: int,
+        *,
+        cause: Cause = Cause.COMPLETED,
+        stream_bytes: int = 0,
+        result: bytes | None = None,
+        message: str = "",
+        wall_s: float = 3600.0,
+    ) -> None:
+        self.send(
+            CallFinished(
+                job_id=ref.job_id,
+                attempt=ref.attempt,
+                call=call,
+                cause=cause,
+                message=message,
+                stream_bytes=stream_bytes,
+                result=result,
+                usage=Usage(wall_s=wall_s),
+            )
+        )
 
     def finish(
         self,
@@ -249,18 +283,22 @@ class ScriptedWorker:
         exit_code: int | None = 0,
         stream_bytes: int = 0,
         result: bytes | None = None,
+        result_blobs: tuple[BlobRef, ...] = (),
         message: str = "",
         wall_s: float = 3600.0,
+        call: int = 0,
     ) -> None:
         self.send(
             AttemptFinished(
                 job_id=ref.job_id,
                 attempt=ref.attempt,
+                call=call,
                 cause=cause,
                 exit_code=exit_code,
                 message=message,
                 stream_bytes=stream_bytes,
                 result=result,
+                result_blobs=result_blobs,
                 usage=Usage(wall_s=wall_s),
             )
         )
@@ -271,6 +309,72 @@ class WorkerByHand(ScriptedWorker):
 
     async def run(self, start: StartAttempt) -> None:
         """Leave it to the test."""
+
+
+class WorkerWithSessions(ScriptedWorker):
+    """Keeps sessions: each call prints its code, and its result is what it has run so far.
+
+    The code ``wait`` goes on until it is interrupted.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.ran: dict[str, list[str]] = {}
+        self.streams: dict[str, bytes] = {}
+
+    async def run(self, start: StartAttempt) -> None:
+        assert start.session is not None
+        self.ran[start.job_id], self.streams[start.job_id] = [], b""
+        self._run_call(start, 0, start.job.code)
+
+    def _run_call(self, ref: Any, call: int, code: str) -> None:
+        self.started(ref, call)
+        self.ran[ref.job_id].append(code)
+        self._print(ref, call, f"{code}\n")
+        if code != "wait":
+            self.end_call(ref, call)
+
+    def _print(self, ref: Any, call: int, text: str) -> None:
+        piece = text_events(text, call=call)
+        self.output(ref, len(self.streams[ref.job_id]), piece, call)
+        self.streams[ref.job_id] += piece
+
+    def end_call(self, ref: Any, call: int, cause: Cause = Cause.COMPLETED) -> None:
+        """End a call, with all that the session has run as its result."""
+        self.finish_call(
+            ref,
+            call,
+            cause=cause,
+            stream_bytes=len(self.streams[ref.job_id]),
+            result=";".join(self.ran[ref.job_id]).encode(),
+        )
+
+    def end_session(self, ref: Any, cause: Cause = Cause.COMPLETED) -> None:
+        """Report the end of a session."""
+        self.finish(
+            ref,
+            cause=cause,
+            stream_bytes=len(self.streams[ref.job_id]),
+            call=len(self.ran[ref.job_id]) - 1,
+        )
+
+    def _obey(self, message: ToWorker) -> None:
+        match message:
+            case StartCall():
+                if message.call == len(self.ran[message.job_id]):
+                    self._run_call(message, message.call, message.code)
+            case InterruptCall():
+                self._print(message, message.call, "KeyboardInterrupt\n")
+                self.end_call(message, message.call, Cause.ERROR)
+            case EndAttempt():
+                self.end_session(message)
+            case OutputResend():
+                stream = self.streams[message.job_id]
+                self.output(message, message.offset, stream[message.offset :])
+            case StopAttempt() if not message.fenced:
+                self.end_session(message, Cause.CANCELLED)
+            case _:
+                super()._obey(message)
 
 
 class WorkerThatVanishes(ScriptedWorker):

@@ -12,7 +12,7 @@ from gridx.errors import AuthError, Forbidden
 UID = 1000
 
 
-def request(method: str = "GET", **headers: str) -> HTTPServerRequest:
+def request(method: str = "GET", path: str = "/jobs", **headers: str) -> HTTPServerRequest:
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     connection: Any = SimpleNamespace(
         context=SimpleNamespace(remote_ip="127.0.0.1", protocol="http"),
@@ -20,7 +20,7 @@ def request(method: str = "GET", **headers: str) -> HTTPServerRequest:
         no_keep_alive=False,
     )
     return HTTPServerRequest(
-        start_line=RequestStartLine(method, "/jobs", "HTTP/1.1"),
+        start_line=RequestStartLine(method, path, "HTTP/1.1"),
         headers=HTTPHeaders({"Host": "127.0.0.1:8081", **sent}),
         connection=connection,
     )
@@ -156,3 +156,18 @@ def test_a_post_without_a_body_needs_no_type() -> None:
 def test_a_chunked_body_counts_as_one() -> None:
     with pytest.raises(UnsupportedContent):
         check_content_type(request("POST", Transfer_Encoding="chunked"))
+
+
+def test_bytes_are_taken_where_a_blob_is_put_and_nowhere_else() -> None:
+    octets = {"Content_Type": "application/octet-stream", "Content_Length": "3"}
+    check_content_type(request("PUT", "/blobs/1234", **octets))
+    for method, path in (("POST", "/jobs"), ("POST", "/blobs/missing"), ("PUT", "/jobs/1")):
+        with pytest.raises(UnsupportedContent, match="JSON"):
+            check_content_type(request(method, path, **octets))
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/plain", ""])
+def test_a_blob_is_declared_as_bytes(kind: str) -> None:
+    with pytest.raises(UnsupportedContent, match="a blob is bytes") as refused:
+        check_content_type(request("PUT", "/blobs/1234", Content_Type=kind, Content_Length="3"))
+    assert "Content-Type: application/octet-stream" in refused.value.hint

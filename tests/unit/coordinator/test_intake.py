@@ -4,10 +4,11 @@ import pytest
 
 from coordinator.rules.access import OPEN, Caller, Scope
 from coordinator.web.intake import check_job, take_order
+from gridx.blobs import MAX_BLOBS
 from gridx.errors import Forbidden, InvalidRequest, PayloadTooLarge, UnknownLanguage
 from gridx.ids import new_job_id, parse_job_id
 from gridx.protocol import MAX_PAYLOAD_BYTES
-from gridx.schemas import MAX_CODE_BYTES, CellSpec, JobRequest, Limits
+from gridx.schemas import MAX_CODE_BYTES, BlobRef, CellSpec, FileSpec, JobRequest, Limits
 
 ALICE = Caller(user="alice", scopes=frozenset({Scope.PUBLIC, Scope.JOBS_WRITE}))
 
@@ -68,3 +69,30 @@ def test_code_and_variables_share_one_limit() -> None:
 def test_a_cell_names_a_minor_version_of_python(python: str) -> None:
     with pytest.raises(InvalidRequest, match="Python"):
         take_order(OPEN, JobRequest(code="1", user_id="a"), cell=CellSpec(python=python))
+
+
+ONE = BlobRef(digest="1" * 64, size=8)
+TWO = BlobRef(digest="2" * 64, size=9)
+JOB = JobRequest(code="1", user_id="a")
+
+
+def test_each_blob_is_named_once() -> None:
+    assert take_order(OPEN, JOB, blobs=(TWO, ONE, TWO)).blobs == (TWO, ONE)
+
+
+def test_a_job_names_a_bounded_number_of_blobs() -> None:
+    with pytest.raises(PayloadTooLarge, match="4,097 blobs; the limit is 4,096"):
+        take_order(OPEN, JOB, blobs=(ONE,) * (MAX_BLOBS + 1))
+
+
+def test_the_blobs_of_files_are_among_those_of_the_job() -> None:
+    cell = CellSpec(python="3.11", files=(FileSpec(path="data/big.bin", blobs=(ONE, TWO)),))
+    take_order(OPEN, JOB, cell=cell, blobs=(ONE, TWO))
+    with pytest.raises(InvalidRequest, match=r"data/big\.bin"):
+        take_order(OPEN, JOB, cell=cell, blobs=(ONE,))
+
+
+def test_the_same_job_with_other_blobs_is_another_body() -> None:
+    job = JobRequest(code="1", user_id="a", job_id=new_job_id())
+    digests = {take_order(OPEN, job, blobs=blobs).body_digest for blobs in ((), (ONE,), (TWO,))}
+    assert len(digests) == 3

@@ -4,8 +4,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.rules.scheduling import QueuedJob, Scheduler, Shape, explain
+from coordinator.rules.scheduling import (
+    QueuedJob,
+    Scheduler,
+    Shape,
+    explain,
+    needed_protocol,
+)
 from gridx.resources import GIB, Capability, Gpu, Image, Load
+from gridx.schemas import CellSpec, FileSpec
 
 SMALL = Shape(1.0, GIB, 0, "python", "")
 
@@ -252,3 +259,39 @@ def test_any_order_of_events_keeps_the_room_right(events: list[tuple[str, int]])
             assert set(room.held) == {j for j, w in running.items() if w == room.worker_id}
             assert room.free_cores >= 0
             assert (room.place >= 0) == (room.free_cores > 0 and room.free_slots > 0)
+
+
+CELL = CellSpec(python="3.11")
+NEEDS_NEWER = Shape(1.0, GIB, 0, "python", "3.11", protocol=2)
+
+
+def test_what_an_older_worker_would_leave_out_it_is_not_given() -> None:
+    queue = Scheduler()
+    queue.add_worker("old", "lender", capability(), (), protocol=1)
+    assert queue.place(NEEDS_NEWER, "alice") is None
+    queue.enqueue(job(1, shape=NEEDS_NEWER))
+    queue.enqueue(job(2, shape=Shape(1.0, GIB, 0, "python", "3.11")))
+    head = queue.next_for("old")
+    assert head is not None
+    assert head.job_id == "job_2"
+    assert queue.explain("job_1") == (
+        "1 worker online: 1 is of an older release, without large data and sessions"
+    )
+    queue.change_worker("old", capability(cores=8))  # it says what it offers, not what it speaks
+    assert queue.place(NEEDS_NEWER, "alice") is None
+    queue.add_worker("new", "lender", capability(), (), protocol=2)
+    assert (placed := queue.place(NEEDS_NEWER, "alice")) is not None
+    assert placed.worker_id == "new"
+
+
+def test_only_what_is_new_needs_a_newer_worker() -> None:
+    assert needed_protocol(None, has_blobs=False) == 1
+    assert needed_protocol(CELL, has_blobs=False) == 1
+    assert needed_protocol(CELL, has_blobs=True) == 2
+    assert needed_protocol(CELL, has_blobs=False, is_session=True) == 2
+    for newer in (
+        CellSpec(python="3.11", files=(FileSpec(path="a.txt"),)),
+        CellSpec(python="3.11", fetch=("*.png",)),
+        CellSpec(python="3.11", prelude="import numpy as np"),
+    ):
+        assert needed_protocol(newer, has_blobs=False) == 2
