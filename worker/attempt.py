@@ -11,14 +11,14 @@ import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from gridx.errors import ProtocolError, SandboxError
+from gridx.errors import GridXError, ProtocolError, SandboxError
 from gridx.events import split_events
 from gridx.protocol import (
-    MAX_PAYLOAD_BYTES,
     AttemptFinished,
     AttemptRef,
     CallFinished,
@@ -29,7 +29,9 @@ from gridx.resources import KIB, MIB, ResourceRequest, Usage
 from gridx.schemas import BlobRef, CellSpec
 from gridx.states import Cause
 
+from .blob_cache import BlobCache
 from .output_cap import OutputCap, call_of, checked_events
+from .results import Results, ResultSpool
 from .runtime.frames import (
     INTERRUPT_GRACE_S,
     CallExited,
@@ -88,7 +90,10 @@ class _Call:
     inputs: bytes
     blobs: tuple[BlobRef, ...]
     cap: OutputCap
+    spool: ResultSpool
+    files: dict[str, Path] | None = None  # its blobs, once they are here
     result: bytes | None = None
+    result_blobs: tuple[BlobRef, ...] = ()
     is_handed_over: bool = False  # its sandbox has it
     is_interrupted: bool = False
     preparing: asyncio.Task[None] | None = None
@@ -98,18 +103,30 @@ class _Call:
 
     @property
     def input_bytes(self) -> int:
-        """Return what the call brought along in its own message."""
-        return len(self.code.encode()) + len(self.inputs)
+        """Return what the call brought along, in its own message and around it."""
+        around = sum(ref.size for ref in self.blobs)
+        return len(self.code.encode()) + len(self.inputs) + around
 
 
 class AttemptRun:
     """Runs one StartAttempt. ``run`` is a task; cancelling it kills the sandbox silently."""
 
-    def __init__(self, start: StartAttempt, pool: SandboxPool, listener: AttemptListener) -> None:
+    def __init__(
+        self,
+        start: StartAttempt,
+        pool: SandboxPool,
+        listener: AttemptListener,
+        *,
+        blobs: BlobCache,
+        results: Results,
+    ) -> None:
         limit_s = start.job.limits.timeout_s
+        self.ref = AttemptRef(job_id=start.job_id, attempt=start.attempt)
         self._start = start
         self._pool = pool
         self._tell = listener
+        self._results = results
+        self._loan = blobs.loan(start.user, self.ref)
         self._is_session = start.session is not None
         self._call: _Call | None = _Call(
             number=start.call,
@@ -119,6 +136,7 @@ class AttemptRun:
             inputs=start.inputs,
             blobs=start.blobs,
             cap=OutputCap(call=start.call),
+            spool=results.spool(self.ref, start.call),
         )
         self._newest = start.call
         self._next_calls: deque[_Call] = deque()
@@ -140,7 +158,6 @@ class AttemptRun:
         self._has_exited = False
         self._held_s = 0.0
         self._began_s = 0.0
-        self.ref = AttemptRef(job_id=start.job_id, attempt=start.attempt)
 
     # ---- what may be asked of it from outside
 
@@ -159,6 +176,7 @@ class AttemptRun:
                 inputs=start.inputs,
                 blobs=start.blobs,
                 cap=OutputCap(call=start.call),
+                spool=self._results.spool(self.ref, start.call),
             )
         )
         self._begin_next()
@@ -201,23 +219,31 @@ class AttemptRun:
     async def run(self) -> None:
         """Take a sandbox, run the calls, report. Returns when the report is told."""
         request = self._start.job.limits.request()
-        sandbox = self._pool.take_warm(request) or await self._wait_for_sandbox(request)
-        if sandbox is None:
-            return
-        self._sandbox = sandbox
+        sandbox = None if self._start.blobs else self._pool.take_warm(request)
         try:
-            await self._run_in(sandbox)
+            self._sandbox = sandbox = sandbox or await self._wait_for_sandbox(request)
+            if sandbox is not None:
+                await self._run_in(sandbox)
         finally:
             for task in self._work:
                 task.cancel()
-            self._pool.discard(sandbox, is_idle=self._has_exited)
+            if sandbox is not None:
+                self._pool.discard(sandbox, is_idle=self._has_exited)
+            self._loan.end()
+
+    async def _take_sandbox(self, request: ResourceRequest) -> Sandbox:
+        """Return a sandbox when the first call's blobs are here: none waits for a slow line."""
+        call = self._call
+        if call is not None and call.blobs:
+            call.files = await self._loan.take(call.blobs)
+        return await self._pool.take(request)
 
     async def _wait_for_sandbox(self, request: ResourceRequest) -> Sandbox | None:
         """Return a sandbox, or None when the attempt is told to have ended without one."""
-        self._taking = taking = asyncio.create_task(self._pool.take(request))
+        self._taking = taking = asyncio.create_task(self._take_sandbox(request))
         try:
             return await taking
-        except SandboxError as error:
+        except GridXError as error:
             self._tell.cannot_run(self.ref, error.message)
             return None
         except asyncio.CancelledError:
@@ -240,6 +266,9 @@ class AttemptRun:
                     await self._hand_over(sandbox, self._call)
                 except SandboxClosed:
                     self._tell.cannot_run(self.ref, "The sandbox ended before it had the job.")
+                    return
+                except GridXError as error:
+                    self._tell.cannot_run(self.ref, error.message)
                     return
                 exited = await self._read_to_exit(sandbox)
         except TimeoutError:
@@ -290,11 +319,13 @@ class AttemptRun:
                 case Events(data=data):
                     self._take_events(data)
                 case Result(data=data):
-                    self._take_result(data)
+                    await self._take_result(data)
                 case CallExited():
+                    await self._close_result()
                     self._call_over(frame)
                 case Exited():
                     self._has_exited = True
+                    await self._close_result()
                     return frame
                 case Ready():
                     raise SandboxError("The sandbox said Ready twice.")
@@ -312,19 +343,32 @@ class AttemptRun:
 
     # ---- calls
 
-    async def _prepare(self, call: _Call) -> None:
-        """Make ready what the call needs beside its message, before its sandbox has it."""
+    async def _prepare(self, sandbox: Sandbox, call: _Call) -> None:
+        """Make ready what the call needs beside its message, before its sandbox has it.
+
+        Raises:
+            GridXError: a blob cannot be had, or the disk is full.
+        """
+        if call.files is None:
+            call.files = await self._loan.take(call.blobs)
+        await sandbox.put_inputs(call.files)
 
     async def _hand_over(self, sandbox: Sandbox, call: _Call) -> None:
         """Give the call to its sandbox.
 
         Raises:
             SandboxClosed: it has ended.
+            GridXError: it is the first, and what it needs cannot be had.
         """
         if call.blobs:
-            call.preparing = asyncio.create_task(self._prepare(call))
+            call.preparing = asyncio.create_task(self._prepare(sandbox, call))
             try:
                 await call.preparing
+            except GridXError as error:
+                if not self._has_begun:
+                    raise
+                self._end_call(call, Cause.SANDBOX_FAILED, message=error.message)
+                return
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if not call.is_interrupted or task is None or task.cancelling():
@@ -345,12 +389,12 @@ class AttemptRun:
                 loop = asyncio.get_running_loop()
                 self._time_is_up = loop.call_later(limit_s, self._kill, Cause.TIMEOUT)
             self._set_deadline()
-            await sandbox.send(self._run_frame(call))
+            await sandbox.send(self._run_frame(sandbox, call))
             self._tell.started(self.ref, call.number)
         else:  # its output may be read while it is still being written
             self._set_deadline()
             self._tell.started(self.ref, call.number)
-            await sandbox.send(self._run_frame(call))
+            await sandbox.send(self._run_frame(sandbox, call))
 
     def _begin_next(self) -> None:
         """Hand over the next call of a session, when none runs and one waits."""
@@ -384,6 +428,7 @@ class AttemptRun:
     ) -> None:
         """Report a call of a session, which goes on, or is closed now."""
         self._output(call.cap.finish())
+        has_result = self._has_result(call, cause)
         self._call = None
         self._past_input_bytes += call.input_bytes
         self._past_dropped_bytes += call.cap.dropped_bytes
@@ -396,7 +441,8 @@ class AttemptRun:
                 exit_code=exit_code,
                 message=message,
                 stream_bytes=self._stream_bytes,
-                result=call.result if cause in _WITH_RESULT else None,
+                result=call.result if has_result else None,
+                result_blobs=call.result_blobs if has_result else (),
                 usage=msgspec.structs.replace(
                     usage or Usage(),
                     input_bytes=call.input_bytes,
@@ -460,7 +506,7 @@ class AttemptRun:
             return f"The cell needs Python {wanted}; this sandbox has {has}."
         return ""
 
-    def _run_frame(self, call: _Call) -> Run:
+    def _run_frame(self, sandbox: Sandbox, call: _Call) -> Run:
         cell = call.cell
         return Run(
             call=call.number,
@@ -471,8 +517,12 @@ class AttemptRun:
             expected=() if cell is None else cell.expected,
             watched=() if cell is None else cell.inputs,
             out=None if cell is None else cell.out,
-            max_result_bytes=MAX_PAYLOAD_BYTES,
+            max_result_bytes=self._results.limit_bytes,
             keep=self._is_session,
+            inputs_dir=sandbox.inputs_dir,
+            files=() if cell is None else cell.files,
+            fetch=() if cell is None else cell.fetch,
+            prelude="" if cell is None else cell.prelude,
         )
 
     async def _died(self, sandbox: Sandbox) -> None:
@@ -514,12 +564,21 @@ class AttemptRun:
             cap = self._late if is_late or call is None else call.cap
             self._output(cap.accept(bytes(event)))
 
-    def _take_result(self, data: bytes) -> None:
+    async def _take_result(self, data: bytes) -> None:
         if self._call is None or not self._call.is_handed_over:
             raise SandboxError("The sandbox sent a result of no call.")
-        if len(data) > MAX_PAYLOAD_BYTES:
-            raise SandboxError("The result is larger than was allowed.")
-        self._call.result = data
+        await self._call.spool.add(data)
+
+    async def _close_result(self) -> None:
+        if self._call is not None:
+            self._call.result, self._call.result_blobs = await self._call.spool.finish()
+
+    def _has_result(self, call: _Call, cause: Cause) -> bool:
+        """Return whether the call's result is reported; else it is dropped."""
+        if cause in _WITH_RESULT:
+            return True
+        self._results.drop(self.ref, call.number)
+        return False
 
     def _output(self, data: bytes) -> None:
         if data:
@@ -545,7 +604,7 @@ class AttemptRun:
             input_bytes += call.input_bytes
             dropped_bytes += call.cap.dropped_bytes
         self._output(self._late.finish())
-        result = call.result if call is not None and cause in _WITH_RESULT else None
+        has_result = call is not None and self._has_result(call, cause)
         self._tell.ended(
             AttemptFinished(
                 job_id=self.ref.job_id,
@@ -555,7 +614,8 @@ class AttemptRun:
                 exit_code=exit_code,
                 message=message,
                 stream_bytes=self._stream_bytes,
-                result=result,
+                result=call.result if call is not None and has_result else None,
+                result_blobs=call.result_blobs if call is not None and has_result else (),
                 usage=msgspec.structs.replace(
                     usage or Usage(),
                     input_bytes=input_bytes,

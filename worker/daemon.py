@@ -30,8 +30,10 @@ from gridx.protocol import (
     Welcome,
 )
 from gridx.resources import GIB, KIB, MIB, Capability
+from gridx.states import Cause
 
 from .attempt import AttemptListener, AttemptRun
+from .blob_cache import BlobCache, default_limit_bytes
 from .connection import Connection, is_about_login
 from .home import Home
 from .machine import (
@@ -40,9 +42,11 @@ from .machine import (
     Begin,
     BeginCall,
     CallEnded,
+    CallReport,
     CannotRun,
     CloseSession,
     Disconnected,
+    DropResult,
     Ended,
     Forget,
     ForgetCall,
@@ -64,14 +68,17 @@ from .machine import (
     StopTaking,
     Ticked,
     Trim,
+    Uploaded,
 )
 from .monitor import Monitor
 from .outbox import Outbox
 from .probe import MAX_WARM, MEMORY_SHARE, GpuReader, MachineFacts, measure, open_gpus
+from .results import Results
 from .sandbox.base import SandboxEngine
 from .sandbox.limits import WARM_BYTES
 from .sandbox.pool import SandboxPool
 from .settings import WorkerSettings
+from .transfers import BlobTransfers, blob_address
 
 _log = logging.getLogger(__name__)
 
@@ -230,18 +237,19 @@ class Daemon:
         self._say = say
         self._stop = stop
         self._outbox = Outbox(home.outbox)
+        self._transfers = BlobTransfers()
+        self._results = Results(
+            self._transfers, folder=self._outbox.folder, limit_bytes=settings.max_result_bytes
+        )
+        cache_bytes = settings.cache_bytes
+        self._blobs = BlobCache(
+            home.blobs,
+            self._transfers,
+            limit_bytes=default_limit_bytes(home.blobs) if cache_bytes is None else cache_bytes,
+        )
+        self._delivering: dict[AttemptRef, set[asyncio.Task[None]]] = {}
         self._machine = Machine(owner=settings.user, capability=capability)
-        for left in self._outbox.restore():
-            if left.spool is None:
-                self._machine.restore_lost(left.ref)
-            else:
-                self._machine.restore(
-                    left.ref,
-                    start=left.spool.start,
-                    end=left.spool.end,
-                    calls=left.calls,
-                    is_finished=left.is_finished,
-                )
+        self._take_up()
         self._runs: dict[AttemptRef, tuple[AttemptRun, asyncio.Task[None]]] = {}
         self._due: dict[AttemptRef, asyncio.TimerHandle] = {}
         self._sent_at_s: dict[AttemptRef, float] = {}
@@ -267,6 +275,31 @@ class Daemon:
             on_lost=lambda: self._tell(Disconnected()),
             on_refused=self._on_refused,
         )
+
+    def _take_up(self) -> None:
+        """Take up what an earlier run has left in the outbox."""
+        for left in self._outbox.restore():
+            if left.spool is None:
+                self._machine.restore_lost(left.ref)
+                continue
+            self._machine.restore(
+                left.ref,
+                start=left.spool.start,
+                end=left.spool.end,
+                calls=[
+                    CallReport(
+                        call=ended.call,
+                        stream_bytes=ended.stream_bytes,
+                        is_uploading=bool(ended.result_blobs),
+                    )
+                    for ended in left.calls
+                ],
+                is_finished=left.report is not None,
+                is_uploading=left.report is not None and bool(left.report.result_blobs),
+            )
+            for report in (*left.calls, left.report):
+                if report is not None and report.result_blobs:
+                    self._deliver(left.ref, report)
 
     # ---- life
 
@@ -325,6 +358,10 @@ class Daemon:
             task.cancel()
         await asyncio.gather(*(task for _, task in self._runs.values()), return_exceptions=True)
         await self._pool.close()
+        for delivery in [task for tasks in self._delivering.values() for task in tasks]:
+            delivery.cancel()
+        await self._results.close()
+        await asyncio.to_thread(self._transfers.close)
         if self._saving is not None:
             self._saving.cancel()
         self._outbox.close()
@@ -377,8 +414,13 @@ class Daemon:
 
     def _on_welcome(self, welcome: Welcome) -> None:
         self._heartbeat_s = welcome.heartbeat_s
+        settings = self._settings
         if welcome.token is not None:
-            self._home.keep_token(self._settings.user, self._settings.coordinator, welcome.token)
+            self._home.keep_token(settings.user, settings.coordinator, welcome.token)
+        self._transfers.connect(
+            blob_address(welcome.http_url, settings.coordinator),
+            self._home.token_for(settings.user, settings.coordinator),
+        )
         _log.info(
             "registered",
             extra={
@@ -453,9 +495,14 @@ class Daemon:
                     self._runs[ref][0].release()
             case Trim(ref=ref, offset=offset):
                 self._outbox.spool(ref).trim(offset)
+            case DropResult(ref=ref):
+                self._drop_result(ref)
             case ForgetCall(ref=ref, call=call):
                 self._outbox.forget_call(ref, call)
             case Forget(ref=ref):
+                for delivery in self._delivering.pop(ref, ()):
+                    delivery.cancel()
+                self._results.forget(ref)
                 self._outbox.forget(ref)
                 self._unsaved.discard(ref)
                 self._cancel_due(ref)
@@ -464,7 +511,9 @@ class Daemon:
                 assert_never(instruction)
 
     def _begin(self, start: StartAttempt) -> None:
-        run = AttemptRun(start, self._pool, self._listener)
+        run = AttemptRun(
+            start, self._pool, self._listener, blobs=self._blobs, results=self._results
+        )
         self._outbox.begin(run.ref)
         task = asyncio.create_task(run.run())
         self._runs[run.ref] = (run, task)
@@ -543,7 +592,17 @@ class Daemon:
             return  # fenced off meanwhile
         self._cancel_due(ref)
         self._outbox.keep_call_report(report)
-        self._tell(CallEnded(ref=ref, call=report.call, stream_bytes=report.stream_bytes))
+        is_uploading = bool(report.result_blobs)
+        self._tell(
+            CallEnded(
+                ref=ref,
+                call=report.call,
+                stream_bytes=report.stream_bytes,
+                is_uploading=is_uploading,
+            )
+        )
+        if is_uploading:
+            self._deliver(ref, report)
         self._save_soon(ref)
 
     def _on_ended(self, report: AttemptFinished) -> None:
@@ -552,8 +611,53 @@ class Daemon:
             return  # fenced off meanwhile
         self._cancel_due(ref)
         self._outbox.keep_report(report)
-        self._tell(Ended(ref=ref, stream_bytes=report.stream_bytes))
+        is_uploading = bool(report.result_blobs)
+        self._tell(Ended(ref=ref, stream_bytes=report.stream_bytes, is_uploading=is_uploading))
+        if is_uploading:
+            self._deliver(ref, report)
         self._save_soon(ref)
+
+    # ---- large results
+
+    def _deliver(self, ref: AttemptRef, report: AttemptFinished | CallFinished) -> None:
+        """Put the blobs of a result, in the background; then its report may go."""
+        task = asyncio.ensure_future(self._put_result(ref, report))
+        self._delivering.setdefault(ref, set()).add(task)
+        task.add_done_callback(lambda done: self._delivering.get(ref, set()).discard(done))
+
+    async def _put_result(self, ref: AttemptRef, report: AttemptFinished | CallFinished) -> None:
+        try:
+            await self._results.deliver(ref, report.call, report.result_blobs)
+        except (GridXError, OSError) as error:
+            _log.error(
+                "a result could not be delivered",
+                extra={"action": "result", "job_id": ref.job_id, "error": str(error)},
+            )
+            why = error.message if isinstance(error, GridXError) else f"{error}."
+            self._replace_report(
+                report, Cause.SANDBOX_FAILED, f"The result could not be delivered: {why}"
+            )
+        call = report.call if isinstance(report, CallFinished) else None
+        self._tell(Uploaded(ref=ref, call=call))
+
+    def _drop_result(self, ref: AttemptRef) -> None:
+        for delivery in self._delivering.pop(ref, ()):
+            delivery.cancel()
+        report = self._outbox.report(ref)
+        self._results.drop(ref, report.call)
+        self._replace_report(report, Cause.CANCELLED, "Cancelled.")
+        self._tell(Uploaded(ref=ref))
+
+    def _replace_report(
+        self, report: AttemptFinished | CallFinished, cause: Cause, message: str
+    ) -> None:
+        """Report without its result, because of ``cause``."""
+        other = msgspec.structs.replace(report, cause=cause, message=message, result_blobs=())
+        if isinstance(other, AttemptFinished):
+            self._outbox.keep_report(other)
+        else:
+            self._outbox.keep_call_report(other)
+        self._save_soon(AttemptRef(job_id=report.job_id, attempt=report.attempt))
 
     # ---- the disk
 

@@ -66,6 +66,7 @@ class CallReport(msgspec.Struct, kw_only=True):
 
     call: int
     stream_bytes: int  # the output stream up to here goes before it
+    is_uploading: bool = False  # the blobs of its result go before it, too
     is_sent: bool = False  # on this connection
 
 
@@ -86,6 +87,7 @@ class Attempt(msgspec.Struct, kw_only=True):
     started: bool = False
     stopping: bool = False
     is_held: bool = False  # its sandbox is not being read: back-pressure
+    is_uploading: bool = False  # finished, and the blobs of its result go before its report
     report_sent: bool = False
     ticks: int = 0  # since something was sent and not answered
     reason: str = ""  # of a hand-back
@@ -157,6 +159,7 @@ class Ended(Event, frozen=True, kw_only=True):
 
     ref: AttemptRef
     stream_bytes: int
+    is_uploading: bool = False  # its result is blobs; Uploaded follows
 
 
 class CallEnded(Event, frozen=True, kw_only=True):
@@ -165,6 +168,15 @@ class CallEnded(Event, frozen=True, kw_only=True):
     ref: AttemptRef
     call: int
     stream_bytes: int
+    is_uploading: bool = False  # its result is blobs; Uploaded follows
+
+
+class Uploaded(Event, frozen=True, kw_only=True):
+    """The coordinator has the blobs of a result: of this call of a session, or of the attempt's
+    own report. Or it refused them, and the report in the outbox says so now."""
+
+    ref: AttemptRef
+    call: int | None = None
 
 
 class CannotRun(Event, frozen=True, kw_only=True):
@@ -195,6 +207,7 @@ AnyEvent = (
     | OutputSent
     | Ended
     | CallEnded
+    | Uploaded
     | CannotRun
     | Ticked
     | StopTaking
@@ -287,6 +300,13 @@ class Trim(Instruction, frozen=True, kw_only=True):
     offset: int
 
 
+class DropResult(Instruction, frozen=True, kw_only=True):
+    """Put no more blobs of the attempt's result, and have its report say that it was cancelled.
+    Answer with Uploaded."""
+
+    ref: AttemptRef
+
+
 class ForgetCall(Instruction, frozen=True, kw_only=True):
     """Remove the report of a session's call from the outbox."""
 
@@ -313,6 +333,7 @@ AnyInstruction = (
     | HoldOutput
     | ReleaseOutput
     | Trim
+    | DropResult
     | ForgetCall
     | Forget
 )
@@ -354,8 +375,9 @@ class Machine:
         *,
         start: int,
         end: int,
-        calls: Iterable[tuple[int, int]] = (),
+        calls: Iterable[CallReport] = (),
         is_finished: bool = True,
+        is_uploading: bool = False,
     ) -> None:
         """Take up an attempt that an earlier run left with reports to be sent.
 
@@ -363,8 +385,9 @@ class Machine:
             ref: the attempt.
             start: where the stream that is left begins.
             end: where it ends.
-            calls: of a session, each call that is not settled and where its output ended.
+            calls: of a session, those that are not settled.
             is_finished: its own report is there; else the session died with its worker.
+            is_uploading: its result is blobs; Uploaded follows.
         """
         self.attempts[ref] = Attempt(
             request=ResourceRequest(),
@@ -373,7 +396,8 @@ class Machine:
             sent=start,
             acked=start,
             started=True,
-            call_reports=[CallReport(call=call, stream_bytes=at) for call, at in calls],
+            is_uploading=is_uploading,
+            call_reports=list(calls),
         )
 
     def restore_lost(self, ref: AttemptRef) -> None:
@@ -399,10 +423,12 @@ class Machine:
                 return self._pump(ref)
             case OutputSent(ref=ref, end=end):
                 return self._output_sent(ref, end)
-            case Ended(ref=ref, stream_bytes=end):
-                return self._ended(ref, end)
-            case CallEnded(ref=ref, call=call, stream_bytes=end):
-                return self._call_ended(ref, call, end)
+            case Ended(ref=ref, stream_bytes=end, is_uploading=is_uploading):
+                return self._ended(ref, end, is_uploading=is_uploading)
+            case CallEnded(ref=ref, call=call, stream_bytes=end, is_uploading=is_uploading):
+                return self._call_ended(ref, call, end, is_uploading=is_uploading)
+            case Uploaded(ref=ref, call=call):
+                return self._uploaded(ref, call)
             case CannotRun(ref=ref, reason=reason):
                 return self._cannot_run(ref, reason)
             case Ticked():
@@ -542,6 +568,9 @@ class Machine:
             return []
         if fenced or attempt.phase == Phase.HANDED_BACK:
             return self._drop(ref)
+        if attempt.phase == Phase.FINISHED and attempt.is_uploading and not attempt.stopping:
+            attempt.stopping = True  # nobody waits for the result any more
+            return [DropResult(ref=ref)]
         if attempt.phase == Phase.FINISHED or attempt.stopping:
             return []  # the report is on its way
         attempt.stopping = True
@@ -577,6 +606,8 @@ class Machine:
         if attempt is None or not self.is_connected or attempt.phase == Phase.HANDED_BACK:
             return []
         for report in attempt.call_reports:
+            if report.is_uploading:
+                break  # and none overtakes it
             if not report.is_sent and report.stream_bytes <= attempt.sent:
                 report.is_sent = True
                 attempt.ticks = 0
@@ -586,7 +617,8 @@ class Machine:
             if budget <= 0:
                 return []
             return [SendOutput(ref=ref, start=attempt.sent, budget_bytes=budget)]
-        if attempt.phase == Phase.FINISHED and not attempt.report_sent:
+        is_uploading = attempt.is_uploading or any(r.is_uploading for r in attempt.call_reports)
+        if attempt.phase == Phase.FINISHED and not attempt.report_sent and not is_uploading:
             attempt.report_sent = True
             attempt.ticks = 0
             return [SendReport(ref=ref)]
@@ -620,21 +652,38 @@ class Machine:
         attempt.forget_sent()
         return todo + self._hold_or_release(ref, attempt) + self._pump(ref)
 
-    def _ended(self, ref: AttemptRef, stream_bytes: int) -> list[AnyInstruction]:
+    def _ended(
+        self, ref: AttemptRef, stream_bytes: int, *, is_uploading: bool
+    ) -> list[AnyInstruction]:
         attempt = self.attempts.get(ref)
         if attempt is None or attempt.phase not in LIVE:
             return []
         attempt.phase = Phase.FINISHED
+        attempt.is_uploading = is_uploading
         attempt.written = stream_bytes
         return self._pump(ref)
 
-    def _call_ended(self, ref: AttemptRef, call: int, stream_bytes: int) -> list[AnyInstruction]:
+    def _call_ended(
+        self, ref: AttemptRef, call: int, stream_bytes: int, *, is_uploading: bool
+    ) -> list[AnyInstruction]:
         attempt = self.attempts.get(ref)
         if attempt is None or attempt.phase not in LIVE:
             return []
         attempt.ended_call = call
         attempt.written = stream_bytes
-        attempt.call_reports.append(CallReport(call=call, stream_bytes=stream_bytes))
+        attempt.call_reports.append(
+            CallReport(call=call, stream_bytes=stream_bytes, is_uploading=is_uploading)
+        )
+        return self._pump(ref)
+
+    def _uploaded(self, ref: AttemptRef, call: int | None) -> list[AnyInstruction]:
+        attempt = self.attempts.get(ref)
+        if attempt is None:
+            return []
+        if call is None:
+            attempt.is_uploading = False
+        for report in attempt.call_reports:
+            report.is_uploading &= report.call != call
         return self._pump(ref)
 
     def _call_settled(self, ref: AttemptRef, call: int) -> list[AnyInstruction]:

@@ -4,6 +4,7 @@
         00000000000000000000.events   the stream from that offset, whole events; several files
         call-3                        the CallFinished of a session's call, until it is settled
         report                        the AttemptFinished, present when the attempt has ended
+        <digest>.blob                 a part of a large result that the coordinator has not yet
 
 A folder without ``report`` is an attempt that died with its worker. Nothing here is synchronised
 to the platter: what survives is the death of the process. After a power cut the lease expires
@@ -200,8 +201,8 @@ class Left:
 
     ref: AttemptRef
     spool: Spool | None  # None: nothing of it can be reported
-    is_finished: bool
-    calls: tuple[tuple[int, int], ...]  # the unsettled calls of a session: number, stream_bytes
+    report: AttemptFinished | None = None  # its own
+    calls: tuple[CallFinished, ...] = ()  # of a session, those that are not settled
 
 
 class Outbox:
@@ -235,7 +236,7 @@ class Outbox:
                 spool = Spool.ended_at(path, last.stream_bytes)
             is_cut = last is None or spool.end < last.stream_bytes
             if is_cut or (report is not None and spool.end != report.stream_bytes):
-                yield Left(ref=ref, spool=None, is_finished=False, calls=())
+                yield Left(ref=ref, spool=None)
                 continue
             self._spools[ref] = spool
             for ended in calls:
@@ -244,12 +245,7 @@ class Outbox:
             if isinstance(report, AttemptFinished):
                 self._reports[ref] = report
                 self._reported.add(ref)
-            yield Left(
-                ref=ref,
-                spool=spool,
-                is_finished=report is not None,
-                calls=tuple((ended.call, ended.stream_bytes) for ended in calls),
-            )
+            yield Left(ref=ref, spool=spool, report=self._reports.get(ref), calls=tuple(calls))
 
     def begin(self, ref: AttemptRef) -> None:
         """Take the attempt up, in memory."""
@@ -265,10 +261,7 @@ class Outbox:
         spool = self._spools.get(ref)
         if spool is None:
             return
-        folder = self._path(ref)
-        if ref not in self._saved:
-            folder.mkdir(mode=0o700, exist_ok=True)
-            self._saved.add(ref)
+        folder = self.folder(ref)
         spool.flush()
         for call, ended in self._calls.get(ref, {}).items():
             if (ref, call) not in self._calls_saved:
@@ -279,6 +272,18 @@ class Outbox:
             _write_report(folder / "report", report)
             self._reported.add(ref)
 
+    def folder(self, ref: AttemptRef) -> Path:
+        """Return the attempt's folder, which is there from now on.
+
+        Raises:
+            OSError: the disk is full or gone.
+        """
+        folder = self._path(ref)
+        if ref not in self._saved:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            self._saved.add(ref)
+        return folder
+
     def spool(self, ref: AttemptRef) -> Spool:
         """Return the attempt's output stream."""
         return self._spools[ref]
@@ -287,6 +292,7 @@ class Outbox:
         """Keep the report until ``forget``; ``save`` puts it on disk."""
         ref = AttemptRef(job_id=report.job_id, attempt=report.attempt)
         self._reports[ref] = report
+        self._reported.discard(ref)  # it may be another than before
 
     def report(self, ref: AttemptRef) -> AttemptFinished:
         """Return the attempt's report."""
@@ -296,6 +302,7 @@ class Outbox:
         """Keep the report of a session's call until ``forget_call``, likewise."""
         ref = AttemptRef(job_id=report.job_id, attempt=report.attempt)
         self._calls.setdefault(ref, {})[report.call] = report
+        self._calls_saved.discard((ref, report.call))
 
     def call_report(self, ref: AttemptRef, call: int) -> CallFinished:
         """Return the report of a session's call."""

@@ -44,6 +44,8 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     drain_s: float = 10.0
     runtime: str | None = None  # another OCI runtime of the engine, "runsc"
     python: str | None = None  # minor version of the sandbox's Python; this process's when None
+    cache_bytes: int | None = None  # of jobs' inputs kept on disk; 4 GiB or a tenth of what is free
+    max_result_bytes: int = 2 * GIB  # of one call
 
 
 def default_data_dir(environment: Mapping[str, str] = os.environ) -> Path:
@@ -77,6 +79,20 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--warm", type=int, metavar="N", help="sandboxes kept warm")
     made.add_argument(
         "--drain-s", type=float, default=10.0, help="how long a stop waits for running jobs"
+    )
+    made.add_argument(
+        "--cache",
+        type=_size,
+        metavar="SIZE",
+        help="disk for inputs that jobs brought, kept for the next job of the same user;"
+        " default: 4G, or a tenth of the free disk where that is less",
+    )
+    made.add_argument(
+        "--max-result",
+        type=_size,
+        default=2 * GIB,
+        metavar="SIZE",
+        help="of the variables and files that one cell brings home; default: 2G",
     )
     made.add_argument("--runtime", help="another OCI runtime of the engine, such as runsc")
     made.add_argument("--python", metavar="MINOR", help="Python of the sandbox, as 3.11")
@@ -127,6 +143,8 @@ def from_arguments(
         ("--slots", given.slots, 1),
         ("--warm", given.warm, 1),
         ("--drain-s", given.drain_s, 0),
+        ("--cache", given.cache, 0),
+        ("--max-result", given.max_result, MIB),
     ):
         if value is not None and value < least:
             raise SettingsError(f"{option}: {value} is less than {least}.")
@@ -144,6 +162,8 @@ def from_arguments(
         drain_s=given.drain_s,
         runtime=given.runtime,
         python=given.python,
+        cache_bytes=given.cache,
+        max_result_bytes=given.max_result,
     )
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
-from gridx.errors import SandboxError
+from gridx.errors import GridXError, NotFound, SandboxError
 from gridx.events import OutputDropped, Stream, encode_event
 from gridx.ids import new_job_id
 from gridx.protocol import AttemptFinished, AttemptRef, CallFinished, StartAttempt
-from gridx.resources import GIB, ResourceRequest, Usage
-from gridx.schemas import CellSpec, JobRequest, Limits
+from gridx.resources import GIB, MIB, ResourceRequest, Usage
+from gridx.schemas import BlobRef, CellSpec, JobRequest, Limits
 from gridx.states import Cause
 from worker import attempt as attempt_module
 from worker.attempt import AttemptListener, AttemptRun
+from worker.results import Results
 from worker.runtime.frames import (
     Cancel,
     Events,
@@ -44,6 +47,8 @@ class ScriptedSandbox:
         self.request = DEFAULT_REQUEST
         self.ready = Ready(python="3.11.2", filtered=True)
         self.is_closed = False
+        self.inputs_dir = "/in"
+        self.inputs: dict[str, Path] = {}
         self.sent: list[Frame] = []
         self.received = 0
         self._on_cancel = on_cancel
@@ -54,6 +59,9 @@ class ScriptedSandbox:
 
     def say(self, frame: FromSupervisor | Exception) -> None:
         self._queue.put_nowait(frame)
+
+    async def put_inputs(self, files: dict[str, Path]) -> None:
+        self.inputs |= files
 
     async def send(self, frame: Frame) -> None:
         if self.is_closed:
@@ -82,10 +90,14 @@ class OneSandboxPool:
     def __init__(self, sandbox: ScriptedSandbox | SandboxError | None) -> None:
         self._sandbox = sandbox
         self.discarded: list[ScriptedSandbox] = []
+        self.was_asked = False
 
     async def take(self, request: ResourceRequest) -> ScriptedSandbox:
         if self._sandbox is None:
             await asyncio.Event().wait()
+        self.was_asked = True
+        if isinstance(self._sandbox, ScriptedSandbox):
+            return self._sandbox
         assert isinstance(self._sandbox, SandboxError)
         raise self._sandbox
 
@@ -94,6 +106,34 @@ class OneSandboxPool:
 
     def discard(self, sandbox: ScriptedSandbox, *, is_idle: bool = False) -> None:
         self.discarded.append(sandbox)
+
+
+class LendsBlobs:
+    """Lends every blob, or none for ``refusal``; waits for ``there``."""
+
+    def __init__(self, refusal: GridXError | None = None) -> None:
+        self.there = asyncio.Event()
+        self.there.set()
+        self.refusal = refusal
+        self.owner = ""
+        self.has_ended = False
+
+    def loan(self, owner: str, attempt: AttemptRef) -> LendsBlobs:
+        self.owner = owner
+        return self
+
+    async def take(self, refs: Sequence[BlobRef]) -> dict[str, Path]:
+        await self.there.wait()
+        if self.refusal is not None:
+            raise self.refusal
+        return {ref.digest: Path(ref.digest) for ref in refs}
+
+    def end(self) -> None:
+        self.has_ended = True
+
+
+class NoTransfers:
+    """Nothing is large enough here to be put anywhere."""
 
 
 class Heard:
@@ -138,6 +178,8 @@ def make(
     *,
     python: str | None = None,
     timeout_s: float = 60,
+    blobs: tuple[BlobRef, ...] = (),
+    lender: LendsBlobs | None = None,
 ) -> tuple[AttemptRun, Heard, OneSandboxPool]:
     start = StartAttempt(
         job_id=new_job_id(),
@@ -146,9 +188,21 @@ def make(
         job=JobRequest(code="print('hello')", limits=Limits(timeout_s=timeout_s)),
         cell=None if python is None else CellSpec(python=python, expected=("x",), inputs=("a",)),
         inputs=b"inputs",
+        blobs=blobs,
     )
     heard, pool = Heard(), OneSandboxPool(sandbox)
-    return AttemptRun(start, pool, heard.listener()), heard, pool  # type: ignore[arg-type]
+    run = AttemptRun(
+        start,
+        pool,  # type: ignore[arg-type]
+        heard.listener(),
+        blobs=lender or LendsBlobs(),  # type: ignore[arg-type]
+        results=Results(
+            NoTransfers(),  # type: ignore[arg-type]
+            folder=lambda ref: Path(),
+            limit_bytes=15 * MIB,
+        ),
+    )
+    return run, heard, pool
 
 
 async def finish(
@@ -245,7 +299,7 @@ async def test_forged_events_end_the_job_as_crashed(lie: Events) -> None:
     "lie",
     [
         Ready(python="3.11", filtered=True),
-        Result(data=b"x" * (15 * 1024 * 1024 + 1)),
+        Result(data=b"x" * (15 * MIB + 1)),
         SandboxError("A frame is malformed."),
     ],
 )
@@ -356,3 +410,58 @@ async def test_a_held_attempt_that_is_cancelled_is_read_to_its_end() -> None:
     await task
     assert heard.report is not None
     assert (heard.report.cause, heard.output) == (Cause.CANCELLED, LINE)
+
+
+# ---------------------------------------------------------------- what it brings along
+
+
+BLOB = BlobRef(digest="a" * 64, size=100)
+
+
+async def test_blobs_lie_in_the_sandbox_before_it_has_the_job() -> None:
+    sandbox, lender = ScriptedSandbox(DONE), LendsBlobs()
+    run, heard, _ = make(sandbox, python="3.11", blobs=(BLOB,), lender=lender)
+    await run.run()
+    assert lender.owner == "anna"  # the job's user, not the worker's
+    assert sandbox.inputs == {BLOB.digest: Path(BLOB.digest)}
+    (frame,) = sandbox.sent
+    assert isinstance(frame, Run) and frame.inputs_dir == "/in"
+    assert heard.report is not None
+    assert heard.report.usage.input_bytes == len("print('hello')") + len(b"inputs") + BLOB.size
+    assert lender.has_ended
+
+
+async def test_no_sandbox_waits_for_blobs_that_come_slowly() -> None:
+    sandbox, lender = ScriptedSandbox(DONE), LendsBlobs()
+    lender.there.clear()
+    run, heard, pool = make(sandbox, blobs=(BLOB,), lender=lender)
+    running = asyncio.create_task(run.run())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not pool.was_asked
+    lender.there.set()
+    await running
+    assert heard.report is not None and heard.report.usage.wall_s < 10
+
+
+async def test_blobs_that_cannot_be_had_hand_the_attempt_back() -> None:
+    lender = LendsBlobs(NotFound("There is no such blob."))
+    run, heard, pool = make(ScriptedSandbox(DONE), blobs=(BLOB,), lender=lender)
+    await run.run()
+    assert (heard.refusal, heard.report) == ("There is no such blob.", None)
+    assert not pool.was_asked
+    assert lender.has_ended
+
+
+async def test_a_stop_during_the_transfer_is_a_cancelled_job_that_used_nothing() -> None:
+    lender = LendsBlobs()
+    lender.there.clear()
+    run, heard, pool = make(ScriptedSandbox(DONE), blobs=(BLOB,), lender=lender)
+    running = asyncio.create_task(run.run())
+    await asyncio.sleep(0)
+    run.stop()
+    await running
+    assert heard.report is not None
+    assert heard.report.cause is Cause.CANCELLED
+    assert heard.report.usage.wall_s == 0
+    assert not pool.was_asked

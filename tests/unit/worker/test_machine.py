@@ -22,14 +22,16 @@ from gridx.protocol import (
     Welcome,
 )
 from gridx.resources import GIB, MIB, Capability, Gpu
-from gridx.schemas import JobRequest, Limits
+from gridx.schemas import JobRequest, Limits, SessionSpec
 from worker.machine import (
     STALE_TICKS,
     WINDOW_BYTES,
     AnyInstruction,
     Begin,
+    CallEnded,
     CannotRun,
     Disconnected,
+    DropResult,
     Ended,
     Forget,
     GiveUp,
@@ -43,12 +45,14 @@ from worker.machine import (
     ReleaseOutput,
     SandboxHasJob,
     Send,
+    SendCallReport,
     SendOutput,
     SendReport,
     StopSandbox,
     StopTaking,
     Ticked,
     Trim,
+    Uploaded,
 )
 
 JOB = "job_" + "0" * 32
@@ -608,6 +612,63 @@ class AnyOrder(RuleBasedStateMachine):
 
 AnyOrder.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestAnyOrderOfEvents = AnyOrder.TestCase
+
+
+# ---------------------------------------------------------------- large results
+
+
+def uploading() -> Machine:
+    machine = running()
+    assert machine.handle(Ended(ref=REF, stream_bytes=0, is_uploading=True)) == []
+    assert machine.live_count() == 0  # its sandbox is gone, its slot is free
+    return machine
+
+
+def test_a_report_goes_when_the_blobs_of_its_result_have_gone() -> None:
+    machine = uploading()
+    for event in (OutputDue(ref=REF), ack(0), resend(0), Ticked()):
+        assert SendReport(ref=REF) not in machine.handle(event)
+    assert machine.handle(Uploaded(ref=REF)) == [SendReport(ref=REF)]
+
+
+def test_a_cut_during_the_upload_loses_nothing() -> None:
+    machine = uploading()
+    machine.handle(Disconnected())
+    assert machine.handle(Uploaded(ref=REF)) == []
+    assert SendReport(ref=REF) in machine.handle(welcome((REF, 0)))
+
+
+def test_another_run_of_the_worker_uploads_before_it_reports() -> None:
+    machine = Machine(owner="lender", capability=CAPABILITY)
+    machine.restore(REF, start=0, end=0, is_uploading=True)
+    assert SendReport(ref=REF) not in machine.handle(welcome((REF, 0)))
+    assert machine.handle(Uploaded(ref=REF)) == [SendReport(ref=REF)]
+
+
+def test_a_cancelled_job_does_not_upload_on() -> None:
+    machine = uploading()
+    assert machine.handle(stop()) == [DropResult(ref=REF)]
+    assert machine.handle(stop()) == []
+    assert machine.handle(Uploaded(ref=REF)) == [SendReport(ref=REF)]
+
+
+def test_a_fenced_upload_is_forgotten() -> None:
+    machine = uploading()
+    assert machine.handle(stop(fenced=True)) == [Forget(ref=REF)]
+    assert machine.handle(Uploaded(ref=REF)) == []
+
+
+def test_the_reports_of_a_session_wait_for_its_calls_uploads() -> None:
+    machine = connected()
+    session = msgspec.structs.replace(start(), session=SessionSpec(name="s"))
+    machine.handle(Received(message=session))
+    machine.handle(SandboxHasJob(ref=REF))
+    assert machine.handle(CallEnded(ref=REF, call=0, stream_bytes=0, is_uploading=True)) == []
+    assert machine.handle(Ended(ref=REF, stream_bytes=0)) == []
+    assert machine.handle(Uploaded(ref=REF, call=0)) == [
+        SendCallReport(ref=REF, call=0),
+        SendReport(ref=REF),
+    ]
 
 
 @given(st.lists(st.sampled_from(["end", "stop", "fence", "give up", "cut", "tick"]), max_size=8))
