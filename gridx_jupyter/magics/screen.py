@@ -18,16 +18,16 @@ FLUSH_EVERY_S: Final = 0.01
 class RemoteValue:
     """The value of a cell's last expression, as far as it can be shown: text and pictures."""
 
-    def __init__(self, data: dict[str, str], metadata: dict[str, Any]) -> None:
+    def __init__(self, data: dict[str, Any], metadata: dict[str, Any]) -> None:
         self.data = data
         self.metadata = metadata
 
     def __repr__(self) -> str:
-        return self.data.get("text/plain", "<a picture>")
+        return str(self.data.get("text/plain", "<a picture>"))
 
     def _repr_mimebundle_(
         self, include: object = None, exclude: object = None
-    ) -> tuple[dict[str, str], dict[str, Any]]:
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         return self.data, self.metadata
 
 
@@ -38,6 +38,7 @@ class Screen:
         self._shell = shell
         self._flushed_s = 0.0
         self._last_name = ""
+        self._slow_flush_s: dict[str, float] = {}  # what the kernel's streams had before
 
     @property
     def is_frontend(self) -> bool:
@@ -55,12 +56,30 @@ class Screen:
             self.flush()  # each stream is gathered by itself: the other one's text goes first
             self._last_name = name
         stream = sys.stderr if name == "stderr" else sys.stdout
+        self._hasten(name, stream)
         stream.write(text)
         now_s = time.monotonic()
-        # A kernel gathers text for 0.2 s on its own; flushing every piece would cost a round trip.
+        # Flushing waits for the kernel's other thread, so not every piece of a flood is flushed
+        # here; the last one of them leaves by the stream's own clock.
         if now_s - self._flushed_s >= FLUSH_EVERY_S:
             stream.flush()
             self._flushed_s = now_s
+
+    def _hasten(self, name: str, stream: Any) -> None:
+        """Let a kernel's stream gather text for a moment only: by itself it waits for 0.2 s."""
+        slow_s = getattr(stream, "flush_interval", None)
+        if name not in self._slow_flush_s and isinstance(slow_s, float) and slow_s > FLUSH_EVERY_S:
+            self._slow_flush_s[name] = slow_s
+            stream.flush_interval = FLUSH_EVERY_S
+
+    def settle(self) -> None:
+        """Send what the streams hold and let them be as they were: the cell has ended."""
+        self.flush()
+        for name, slow_s in self._slow_flush_s.items():
+            stream: Any = sys.stderr if name == "stderr" else sys.stdout
+            if hasattr(stream, "flush_interval"):
+                stream.flush_interval = slow_s
+        self._slow_flush_s.clear()
 
     def flush(self) -> None:
         """Send what the streams hold, so that what follows stands after it."""
@@ -68,20 +87,20 @@ class Screen:
         sys.stderr.flush()
 
     def display(
-        self, data: dict[str, str], metadata: dict[str, Any], display_id: str | None = None
+        self, data: dict[str, Any], metadata: dict[str, Any], display_id: str | None = None
     ) -> None:
         """Show a bundle, under an id of ours when it is to be replaced later."""
         transient = {} if display_id is None else {"display_id": display_id}
         self.flush()
         self._shell.display_pub.publish(data=data, metadata=metadata, transient=transient)
 
-    def update(self, data: dict[str, str], metadata: dict[str, Any], display_id: str) -> None:
+    def update(self, data: dict[str, Any], metadata: dict[str, Any], display_id: str) -> None:
         """Replace what was shown under ``display_id``."""
         self._shell.display_pub.publish(
             data=data, metadata=metadata, transient={"display_id": display_id}, update=True
         )
 
-    def result(self, data: dict[str, str], metadata: dict[str, Any]) -> None:
+    def result(self, data: dict[str, Any], metadata: dict[str, Any]) -> None:
         """Show a bundle as the cell's value, with its number."""
         self.flush()
         self._shell.displayhook(RemoteValue(data, metadata))

@@ -38,6 +38,9 @@ class RecordingScreen:
     def flush(self) -> None:
         pass
 
+    def settle(self) -> None:
+        pass
+
     def display(
         self, data: dict[str, str], metadata: dict[str, Any], display_id: str | None = None
     ) -> None:
@@ -85,16 +88,17 @@ def test_everything_comes_in_its_order() -> None:
     ]
 
 
-def test_a_picture_is_shown_and_markup_beside_it_is_not() -> None:
+def test_rich_output_is_shown_with_its_treatment_and_a_note_says_what_was_left_out() -> None:
     said, publisher = show(
         DisplayData(
-            data={"text/plain": "<Figure>", "text/html": "<img onerror=x>"},
+            data={"text/plain": "<Figure>", "text/html": "<b>x</b><img src=x onerror=x()>"},
             binary={"image/png": picture()},
         )
     )
-    assert set(said[0][1]) == {"text/plain", "image/png"}
+    assert set(said[0][1]) == {"text/plain", "text/html", "image/png"}
+    assert said[0][1]["text/html"] == "<b>x</b><img>"
     assert publisher.notes() == [
-        "not shown: text/html (this release shows text, PNG and JPEG of a worker)"
+        "onerror in text/html left out; --show interactive shows it in a sandboxed frame"
     ]
 
 
@@ -104,23 +108,76 @@ def test_a_picture_is_shown_and_markup_beside_it_is_not() -> None:
         "text/html",
         "application/javascript",
         "image/svg+xml",
-        "text/latex",
-        "text/markdown",
         "application/vnd.jupyter.widget-view+json",
     ],
 )
 @pytest.mark.parametrize("kind", [DisplayData, ExecuteResult])
 def test_a_hostile_bundle_leaves_one_harmless_line(mime: str, kind: Any) -> None:
     said, publisher = show(kind(data={mime: "<script>x</script>"}, metadata={"isolated": True}))
-    assert said[0][1:3] == ({"text/plain": f"[not shown: {mime}]"}, {})
-    assert len(publisher.notes()) == 1
+    (note,) = publisher.notes()
+    assert said[0][1:3] == ({"text/plain": f"[not shown: {note}]"}, {})
+    assert "left out" in note
+    assert mime in note
 
 
-def test_many_kinds_make_one_short_note() -> None:
+def test_many_kinds_make_few_notes() -> None:
     events = [DisplayData(data={f"application/x-{n}": "x", "text/plain": "t"}) for n in range(500)]
     _, publisher = show(*events)
-    (note,) = publisher.notes()
-    assert len(note) < 1000
+    notes = publisher.notes()
+    assert len(notes) == 9
+    assert notes[-1] == "more of what it showed was left out"
+
+
+def test_on_the_users_word_html_stands_in_a_frame_below_the_workers_name() -> None:
+    screen = RecordingScreen()
+    publisher = Publisher(screen, StatusLine(screen, quiet=True), "job_1")  # type: ignore[arg-type]
+    publisher.show, publisher.worker = "interactive", "an\x1b[2Jna <b>"
+    publisher.publish(DisplayData(data={"text/html": "<script>draw()</script>"}))
+    html = screen.said[0][1]["text/html"]
+    assert "Shown by worker anna &lt;b&gt; in a frame of its own" in html
+    assert 'sandbox="allow-scripts"' in html
+
+
+def test_updates_come_no_faster_than_a_page_follows_and_the_last_one_counts() -> None:
+    screen, now = RecordingScreen(), [0.0]
+    publisher = Publisher(
+        screen,  # type: ignore[arg-type]
+        StatusLine(screen, quiet=True),  # type: ignore[arg-type]
+        "job_1",
+        clock=lambda: now[0],
+    )
+    publisher.publish(DisplayData(data={"text/plain": "0"}, display_id="x"))
+    for n in range(1, 101):
+        now[0] += 0.01
+        publisher.publish(UpdateDisplayData(data={"text/plain": str(n)}, display_id="x"))
+    updates = [said[1]["text/plain"] for said in screen.said if said[0] == "update"]
+    assert len(updates) <= 11
+    publisher.publish(Stream(name="stdout", text="end"))
+    assert [said[0] for said in screen.said[-2:]] == ["update", "stdout"]
+    assert screen.said[-2][1] == {"text/plain": "100"}
+
+
+def test_a_bar_that_is_written_over_counts_once() -> None:
+    bar = [Stream(name="stdout", text="\r" + "#" * 1_000) for _ in range(5_000)]
+    said, _ = show(Stream(name="stdout", text="x" * 998_000), *bar)
+    assert len(said) == 5_001
+    assert not any(name == "stderr" for name, _ in said)
+
+
+def test_a_bar_that_never_ends_is_cut_all_the_same() -> None:
+    bar = [Stream(name="stdout", text="\r" + "#" * 500_000) for _ in range(60)]
+    said, _ = show(*bar)
+    assert said[-1][0] == "stderr"
+    assert len(said) < 50
+
+
+def test_an_animation_that_clears_what_it_drew_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "MAX_DISPLAYS", 3)
+    frames = [ClearOutput(wait=True), DisplayData(data={"text/plain": "x"})] * 20
+    said, _ = show(*frames)
+    assert [kind for kind, *_ in said] == ["clear", "display"] * 20
+    said, _ = show(*frames * 10)
+    assert said[-1][0] == "stderr"
 
 
 def test_a_display_id_of_a_worker_is_never_ours() -> None:
