@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from . import magic_lines
 from .flow import Flow
+from .import_statements import Imports, imports_of
 
 IDENTIFIER: Final = re.compile(r"[^\W\d]\w*")
 _AT_NAME: Final = re.compile(r"@([^\W\d]\w*)")
@@ -66,6 +67,9 @@ class Analysis:
     files: set[str] = field(default_factory=set)
     """Files that magics of the cell read."""
     imports: set[str] = field(default_factory=set)
+    """Modules that the cell surely imports when it runs to its end."""
+    optional_imports: set[str] = field(default_factory=set)
+    """Modules that it imports perhaps: in a branch, in a function, where ImportError is caught."""
     out_values: set[int] = field(default_factory=set)
     """Numbers n of ``Out[n]``."""
     star: bool = False
@@ -80,6 +84,7 @@ class Analysis:
         self.dynamic |= other.dynamic
         self.files |= other.files
         self.imports |= other.imports
+        self.optional_imports |= other.optional_imports
         self.out_values |= other.out_values
         self.star |= other.star
 
@@ -142,6 +147,8 @@ def _analyze(source: str, nesting: int) -> Analysis:
     flow.block(tree.body, frozenset())
     result.reads, result.writes, result.deletes = flow.reads, flow.writes, flow.deletes
     result.star = flow.has_star_import
+    found: Imports = imports_of(tree)
+    result.imports, result.optional_imports = found.sure, found.optional
     for node in ast.walk(tree):
         _look_at(node, result, nesting)
     for kind, text in magic_lines.hidden_code(tree):
@@ -164,10 +171,6 @@ def future_flags(tree: ast.Module) -> int:
 
 def _look_at(node: ast.AST, result: Analysis, nesting: int) -> None:
     match node:
-        case ast.Import():
-            result.imports |= {alias.name for alias in node.names}
-        case ast.ImportFrom(module=str() as module, level=0):
-            result.imports.add(module)
         case ast.Constant(value=str() as text):
             result.soft |= soft_names_of_string(text)
         case ast.Call():

@@ -1,39 +1,41 @@
-"""Takes what a cell needs out of a notebook, as one string of bytes."""
+"""Takes what a cell needs out of a notebook: a payload, blobs, and the files of its modules."""
 
 from __future__ import annotations
 
 import ast
 import sys
-import threading
 import types
 import warnings as warning_filters
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from ..errors import CaptureError
+import cloudpickle
+
+from ..resources import format_bytes
 from .analysis import Analysis, analyze, transform
 from .closure import Closure, ClosureBuilder
-from .local_modules import by_value
+from .formulas import FORMULA_LIBRARIES, names_in_pickles
+from .named_files import NamedFiles
 from .opcodes import attribute_names
-from .payload import Packed
-from .pickler import Shipper
-from .refusal import NameWithheld, UnknownNeed, Unpicklable, explain
-from .withheld import HISTORY_NAMES, is_secret
+from .packing import CODE, Packing
+from .refusal import NameWithheld, UnknownNeed, Unpicklable
+from .user_modules import UserModules, collect, is_user_module
+from .withheld import HISTORY_NAMES
 
 if TYPE_CHECKING:
     from ..blobs import Blob
-    from ..schemas import BlobRef
+    from ..schemas import BlobRef, FileSpec
     from .chunk_digests import ChunkDigests
-
-_Result = TypeVar("_Result")
+    from .fingerprint import Fingerprint
+    from .source_code import SourceDefinitions
 
 SOFT_LIMIT_BYTES: Final = 65_536
-_DEEP_STACK_BYTES: Final = 512 << 20
-_DEEP_RECURSION: Final = 60_000
-# A value is shipped with the code when it is code: libraries that evaluate names while they
-# are unpickled then find the functions.
-_CODE: Final = (types.FunctionType, type, types.ModuleType)
+_INLINE_FILES_BYTES: Final = 256 * 1024
+_INLINE_FILE_BYTES: Final = 4 * 1024
+_SOFT: Final = "mentioned in a string"
+_PYTHON: Final = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,24 +45,42 @@ class Captured:
     payload: bytes
     """For ``restore``; empty when a report found a refusal."""
     blobs: tuple[Blob, ...] = ()
-    """Large parts of the payload, as views of the notebook's own memory: put them before the
-    user's code runs on, or send ``detached()``."""
+    """Large parts of the payload and of the files, as views of the notebook's own memory: put
+    them before the user's code runs on, or send ``detached()``."""
+    files: tuple[FileSpec, ...] = ()
+    """Modules of the user, and files that magics of the cell run."""
     names: dict[str, int]
     """What travels, with its approximate bytes."""
     why: dict[str, str]
+    """Why each of them travels, and each of ``unchanged`` is needed, in words."""
+    unchanged: frozenset[str] = frozenset()
+    """Needed, and in the session's sandbox already."""
+    fingerprints: dict[str, Fingerprint] = field(default_factory=dict)
+    """Of a session: what its sandbox has once it has this; merge it into what is known."""
     left_out: dict[str, int]
     """Names only mentioned in strings and too big to be sent unasked, with their bytes."""
+    left_out_why: dict[str, str] = field(default_factory=dict)
+    """Every name that was looked at and stays, with the reason in words."""
     missing: frozenset[str]
     """Read by the cell, but neither in the notebook nor builtins."""
     withheld: frozenset[str]
     """Secrets, which travel only with ``needs``."""
     unpicklable: dict[str, Unpicklable]
+    may_be_asked_for: frozenset[str] = frozenset()
+    """Names that strings of the values mention (formulas): when restoring one of the values
+    fails for the lack of such a name, it may be sent without asking. No other may: whoever runs
+    the cell could name any variable to get it."""
     modules: frozenset[str]
     """Modules that the payload imports where it is restored."""
     imports: frozenset[str]
-    """Modules that the cell itself imports."""
+    """Modules that the cell surely imports itself."""
+    optional_imports: frozenset[str] = frozenset()
+    """Modules that it, or a function that it can reach, imports perhaps."""
+    user_modules: frozenset[str] = frozenset()
+    """Top-level names of the modules in ``files``."""
     dynamic: frozenset[str]
-    files: frozenset[str]
+    named_files: frozenset[str]
+    """Files that magics of the cell name."""
     writes: frozenset[str]
     deletes: frozenset[str]
     expected: frozenset[str]
@@ -70,6 +90,8 @@ class Captured:
     warnings: tuple[str, ...]
     python: str
     """Major and minor version, which the container must share."""
+    has_code: bool = True
+    """Whether the payload holds code objects, which only that version can run."""
 
     @property
     def size_bytes(self) -> int:
@@ -88,6 +110,10 @@ class Captured:
         copies = [Blob(ref=b.ref, data=memoryview(bytes(b.data))) for b in self.blobs]
         return replace(self, blobs=tuple(copies))
 
+    def sent(self) -> Captured:
+        """Return the same without the bytes, which need no memory once they were sent."""
+        return replace(self, payload=b"", blobs=(), files=())
+
     def largest(self, count: int = 3) -> list[tuple[str, int]]:
         """Return the ``count`` largest names with their bytes, the largest first."""
         return sorted(self.names.items(), key=lambda item: -item[1])[:count]
@@ -103,6 +129,10 @@ def capture(
     soft_limit_bytes: int = SOFT_LIMIT_BYTES,
     report_only: bool = False,
     with_blobs: bool = False,
+    known: Mapping[str, Fingerprint] | None = None,
+    remote_names: Collection[str] = (),
+    target_python: str | None = None,
+    sources: Iterable[str] = (),
 ) -> Captured:
     """Return what the cell ``source`` needs of ``namespace``, ready to be sent.
 
@@ -115,21 +145,28 @@ def capture(
         soft_limit_bytes: names that are only mentioned in strings travel up to this size.
         report_only: put refusals into the result instead of raising them.
         with_blobs: large parts travel beside the payload; otherwise it holds everything.
+        known: of a session, what its sandbox has: empty for its first cell; None: no session.
+        remote_names: names that only the session's sandbox has.
+        target_python: minor version of the container, "3.12"; another one than this gets source
+            instead of code.
+        sources: the cells that ran here, in order: where that source is.
 
     Raises:
         SyntaxError: the cell is not Python.
         UnknownNeed: a name of ``needs`` is not in ``namespace``.
         NameWithheld: the cell needs a secret that ``needs`` does not name.
-        CaptureError: a variable that the cell needs cannot be pickled.
+        CaptureError: a variable or module that the cell needs cannot travel.
     """
-    needs = frozenset(needs)
-    unknown = sorted(needs - namespace.keys())
+    needs, without = frozenset(needs), frozenset(without)
+    unknown = sorted(needs - namespace.keys() - set(remote_names))
     if unknown and not report_only:
         raise UnknownNeed(f"There is no variable {unknown[0]!r} in the notebook.", name=unknown[0])
     analysis = analyze(source)
-    closure = ClosureBuilder(
+    named = NamedFiles(analysis)
+    builder = ClosureBuilder(
         namespace, needs=needs, without=without, soft_limit_bytes=soft_limit_bytes
-    ).build(analysis, everything=everything)
+    )
+    closure = builder.build(analysis, everything=everything)
     if closure.needs_withheld and not report_only:
         raise _withheld(closure)
     values = {name: namespace[name] for name in sorted(closure.why)}
@@ -138,49 +175,109 @@ def capture(
         history = namespace["Out"]
         values["Out"] = {n: history[n] for n in sorted(analysis.out_values & history.keys())}
         closure.why["Out"] = "read by the cell"
-    with by_value() as local_modules:
-        packing = _Packing(
-            values,
+    with_source = target_python not in (None, _PYTHON)
+    with _files_win():
+        packing = Packing(
             namespace,
-            closure,
+            builder,
             needs=needs,
-            without=frozenset(without),
+            without=without,
+            present={*closure.why, *remote_names} if known is not None else (),
             submodules=_submodules(source, values, closure),
             digests=_digests() if with_blobs else None,
+            definitions=_definitions(namespace, sources) if with_source else None,
         )
-        packing.run()
-        notes = local_modules.notes(packing.modules)
+        session = _Session(namespace, packing, known, values)
+        packing.run(session.to_send)
     if packing.unpicklable and not report_only:
         name, reason = next(iter(packing.unpicklable.items()))
         raise reason.error(name)
-    return _captured(analysis, closure, packing, notes)
+    modules = collect(
+        {*packing.modules, *analysis.imports, *analysis.optional_imports, *closure.imports}
+    )
+    captured = _captured(analysis, closure, packing, modules, session, frozenset(remote_names))
+    captured = replace(
+        captured,
+        left_out_why=_why_left_out(closure, packing, without & analysis.reads),
+        python=target_python or _PYTHON,
+        has_code=not with_source,
+    )
+    return _with_files(captured, modules, named, with_blobs=with_blobs)
 
 
 def _captured(
-    analysis: Analysis, closure: Closure, packing: _Packing, notes: tuple[str, ...]
+    analysis: Analysis,
+    closure: Closure,
+    packing: Packing,
+    modules: UserModules,
+    session: _Session,
+    remote_names: frozenset[str],
 ) -> Captured:
-    inputs = frozenset(name for name, value in packing.sent.items() if not isinstance(value, _CODE))
+    held = {**session.unchanged, **packing.sent}
+    inputs = frozenset(name for name, value in held.items() if not isinstance(value, CODE))
     inputs -= HISTORY_NAMES
+    optional = analysis.optional_imports | closure.imports | modules.imports
     return Captured(
         payload=packing.packed.head,
         blobs=packing.packed.blobs,
         names=packing.sizes,
-        why={name: why for name, why in closure.why.items() if name in packing.sent},
+        why={
+            name: closure.why.get(name) or session.why.get(name) or "read by a function it holds"
+            for name in held
+        },
+        unchanged=frozenset(session.unchanged),
+        fingerprints={n: f for n, f in session.fingerprints.items() if n in held},
         left_out=closure.left_out,
-        missing=frozenset(closure.missing),
+        missing=frozenset(closure.missing) - remote_names,
         withheld=frozenset(closure.withheld) | packing.withheld,
         unpicklable=packing.unpicklable,
+        may_be_asked_for=_may_be_asked_for(packing, closure),
         modules=frozenset(packing.modules),
         imports=frozenset(analysis.imports),
+        optional_imports=frozenset(optional - analysis.imports),
+        user_modules=modules.roots,
         dynamic=frozenset(analysis.dynamic),
-        files=frozenset(analysis.files),
+        named_files=frozenset(analysis.files),
         writes=frozenset(closure.writes),
         deletes=frozenset(closure.deletes),
         expected=frozenset(closure.writes) | closure.deletes | inputs,
         inputs=inputs,
-        warnings=(*packing.warnings, *notes),
-        python=f"{sys.version_info[0]}.{sys.version_info[1]}",
+        warnings=(*packing.warnings, *modules.notes),
+        python=_PYTHON,
     )
+
+
+class _Session:
+    """What of a cell's values a session's sandbox lacks; all of them where there is no session."""
+
+    def __init__(
+        self,
+        namespace: dict[str, Any],
+        packing: Packing,
+        known: Mapping[str, Fingerprint] | None,
+        values: dict[str, Any],
+    ) -> None:
+        self.to_send = values
+        self.unchanged: dict[str, Any] = {}
+        self.fingerprints: dict[str, Fingerprint] = {}
+        self.why: dict[str, str] = {}
+        if known is None:
+            return
+        from .fingerprint import fingerprint, to_send
+
+        def look_at(name: str, value: object) -> None:
+            made = fingerprint(packing.fresh_shipper(values), namespace, value)
+            if made is not None:
+                self.fingerprints[name] = made
+
+        for name, value in values.items():
+            look_at(name, value)
+        moved = to_send(values, self.fingerprints, known, namespace.__contains__)
+        for name in sorted(moved - values.keys()):
+            look_at(name, namespace[name])
+            self.why[name] = "shares an object with a name that has changed"
+        self.to_send = {n: values[n] if n in values else namespace[n] for n in sorted(moved)}
+        self.unchanged = {n: value for n, value in values.items() if n not in moved}
 
 
 def _digests() -> ChunkDigests:
@@ -190,6 +287,29 @@ def _digests() -> ChunkDigests:
     return CHUNK_DIGESTS
 
 
+def _definitions(namespace: dict[str, Any], cells: Iterable[str]) -> SourceDefinitions:
+    from .source_code import SourceDefinitions
+
+    return SourceDefinitions(namespace, cells)
+
+
+@contextmanager
+def _files_win() -> Iterator[None]:
+    """Within, modules that travel as files are not pickled by value, whoever asked for it.
+
+    A class of both kinds would be two classes there.
+    """
+    names = [n for n in cloudpickle.list_registry_pickle_by_value() if is_user_module(n)]
+    modules = [sys.modules[name] for name in names if name in sys.modules]
+    for module in modules:
+        cloudpickle.unregister_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        for module in modules:
+            cloudpickle.register_pickle_by_value(module)
+
+
 def _withheld(closure: Closure) -> NameWithheld:
     name = min(closure.needs_withheld)
     return NameWithheld(
@@ -197,6 +317,27 @@ def _withheld(closure: Closure) -> NameWithheld:
         f"it is not sent unasked.",
         hint=f"Send it with --needs {name}; whoever owns the worker can read it.",
         name=name,
+    )
+
+
+def _why_left_out(closure: Closure, packing: Packing, without: Iterable[str]) -> dict[str, str]:
+    secrets = closure.withheld.keys() | packing.withheld
+    return {
+        **{n: f"{format_bytes(size)}, and only {_SOFT}" for n, size in closure.left_out.items()},
+        **dict.fromkeys(secrets, "looks like a secret"),
+        **packing.stays,
+        **dict.fromkeys(without, "left out by --without"),
+        **{n: reason.sentence for n, reason in packing.unpicklable.items()},
+    }
+
+
+def _may_be_asked_for(packing: Packing, closure: Closure) -> frozenset[str]:
+    roots = {name.partition(".")[0] for name in packing.modules}
+    if not roots & FORMULA_LIBRARIES:
+        return frozenset()
+    mentioned = names_in_pickles(packing.data)
+    return frozenset(
+        name for name in mentioned if name not in packing.sent and closure.may_send(name)
     )
 
 
@@ -229,163 +370,29 @@ def _submodules(source: str, values: dict[str, Any], closure: Closure) -> list[s
     return sorted(found)
 
 
-class _Packing:
-    """Pickles the values of one capture; drops what cannot be pickled and starts again."""
+def _with_files(
+    captured: Captured, modules: UserModules, named: NamedFiles, *, with_blobs: bool
+) -> Captured:
+    found: list[tuple[str, Literal["work", "module"], bytes]]
+    found = [(file.path, "module", file.data) for file in modules.files]
+    found += [(file.path, "work", file.data) for file in named.files]
+    if not found and not named.notes:
+        return captured
+    from ..schemas import FileSpec
 
-    def __init__(
-        self,
-        values: dict[str, Any],
-        namespace: dict[str, Any],
-        closure: Closure,
-        *,
-        needs: frozenset[str],
-        without: frozenset[str],
-        submodules: list[str],
-        digests: ChunkDigests | None,
-    ) -> None:
-        self._values = values
-        self._namespace = namespace
-        self._closure = closure
-        self._needs = needs
-        self._without = without
-        self._submodules = submodules
-        self._digests = digests
-        self._may_take_environ = any(
-            is_secret("", namespace[name]) for name in needs if name in namespace
-        )
-        self.withheld: set[str] = set()
-        self.unpicklable: dict[str, Unpicklable] = {}
-        self.warnings: list[str] = []
-        self.modules: set[str] = set()
-        self.sent: dict[str, Any] = {}
-        self.sizes: dict[str, int] = {}
-        self.packed = Packed(b"")
-
-    def run(self) -> None:
-        """Pickle all; afterwards ``packed`` or ``unpicklable`` is filled."""
-        todo = dict(self._values)
-        while True:
-            failed = self._try(todo)
-            if failed is None:
-                break
-            for name in failed:
-                del todo[name]
-        if self.unpicklable:
-            self.packed = Packed(b"")
-
-    def _try(self, values: dict[str, Any]) -> list[str] | None:
-        """Pickle ``values``; return the names that cannot be, or None when all could."""
-        shipper = self._shipper(values, self._digests)
-        sizes: dict[str, int] = {}
-        current: list[str] = []
-
-        def dump() -> None:
-            code = {n: v for n, v in values.items() if isinstance(v, _CODE)}
-            data = [n for n in values if n not in code]
-            current[:] = list(code)
-            shipper.dump((code, self._submodules, data))
-            sizes.update(dict.fromkeys(code, 0))
-            for name in data:
-                current[:] = [name]
-                before = shipper.size_bytes
-                shipper.dump(values[name])
-                sizes[name] = shipper.size_bytes - before
-
-        try:
-            try:
-                dump()
-            except RecursionError:
-                raise
-            except Exception as exc:
-                if "recursion" not in str(exc):
-                    raise
-                raise RecursionError from exc
-        except RecursionError:
-            shipper = self._shipper(values, self._digests)
-            try:
-                _with_deep_stack(dump)
-            except Exception as exc:
-                return self._blame(list(current), values, exc)
-        except Exception as exc:
-            return self._blame(list(current), values, exc)
-        self._finish(shipper, values, sizes)
-        return None
-
-    def _finish(self, shipper: Shipper, values: dict[str, Any], sizes: dict[str, int]) -> None:
-        self.packed = shipper.packed()
-        self.modules = shipper.modules | set(self._submodules)
-        self.warnings += shipper.warnings
-        self.sent = {**shipper.carried, **values}
-        self.sizes = {**dict.fromkeys(shipper.carried, 0), **sizes}
-
-    def _shipper(self, values: Iterable[str], digests: ChunkDigests | None = None) -> Shipper:
-        return Shipper(
-            self._namespace,
-            shipped=frozenset(values),
-            may_take=self._may_take,
-            may_take_environ=self._may_take_environ,
-            digests=digests,
-        )
-
-    def _may_take(self, name: str, value: object) -> bool:
-        """Whether a function that was found only while pickling may carry a global."""
-        if name in self._without:
-            return False
-        if name not in self._needs and is_secret(name, value):
-            self.withheld.add(name)
-            return False
-        return True
-
-    def _blame(self, names: list[str], values: dict[str, Any], error: Exception) -> list[str]:
-        """Return those of ``names`` that fail by themselves, and note why."""
-        culprits: list[tuple[str, Exception]] = []
-        for name in names:
-            reason = error if len(names) == 1 else self._failure(values[name], values)
-            if reason is not None:
-                culprits.append((name, reason))
-        if not culprits:
-            raise CaptureError(
-                f"The variables {', '.join(names)} cannot be sent together: {error}.", names=names
-            ) from error
-        for name, reason in culprits:
-            explained = explain(
-                name, values[name], reason, lambda part: self._failure(part, values) is not None
-            )
-            if name in self._closure.hard:
-                self.unpicklable[name] = explained
-            else:
-                self.warnings.append(f"{name} stays here: {explained.sentence}")
-        return [name for name, _ in culprits]
-
-    def _failure(self, value: object, values: Iterable[str]) -> Exception | None:
-        try:
-            self._shipper(values).dump(value)
-        except Exception as exc:
-            return exc
-        return None
-
-
-def _with_deep_stack(action: Callable[[], _Result]) -> _Result:
-    """Run ``action`` in a thread with room for deep recursion."""
-    results: list[_Result] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(action())
-        except BaseException as exc:
-            errors.append(exc)
-
-    stack_bytes = threading.stack_size(_DEEP_STACK_BYTES)
-    recursion = sys.getrecursionlimit()
-    try:
-        sys.setrecursionlimit(max(recursion, _DEEP_RECURSION))
-        thread = threading.Thread(target=run, name="gridx-deep-pickle", daemon=True)
-        thread.start()
-        thread.join()
-    finally:
-        sys.setrecursionlimit(recursion)
-        threading.stack_size(stack_bytes)
-    if errors:
-        raise errors[0]
-    return results[0]
+    inline = not with_blobs or sum(len(data) for _, _, data in found) <= _INLINE_FILES_BYTES
+    blobs = {blob.ref.digest: blob for blob in captured.blobs}
+    files = []
+    for path, kind, data in found:
+        if inline or len(data) <= _INLINE_FILE_BYTES:
+            files.append(FileSpec(path=path, kind=kind, data=data))
+            continue
+        parts = _digests().start(memoryview(data)).result()
+        blobs |= {blob.ref.digest: blob for blob in parts}
+        files.append(FileSpec(path=path, kind=kind, blobs=tuple(blob.ref for blob in parts)))
+    return replace(
+        captured,
+        files=tuple(files),
+        blobs=tuple(blobs.values()),
+        warnings=(*captured.warnings, *named.notes),
+    )

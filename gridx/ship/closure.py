@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +33,11 @@ class Closure:
     missing: set[str] = field(default_factory=set)
     writes: set[str] = field(default_factory=set)
     deletes: set[str] = field(default_factory=set)
+    imports: set[str] = field(default_factory=set)
+    """Modules that the functions import when they run."""
     functions: list[types.FunctionType] = field(default_factory=list)
+    may_send: Callable[[str], bool] = lambda name: False
+    """Whether a name is there and neither a secret, nor left out, nor the shell's."""
 
 
 class ClosureBuilder:
@@ -53,7 +57,7 @@ class ClosureBuilder:
         self._soft_limit_bytes = soft_limit_bytes
         self._reach = Reach(namespace)
         self._soft: dict[str, str] = {}
-        self.result = Closure()
+        self.result = Closure(may_send=self._may_send)
 
     def build(self, analysis: Analysis, *, everything: bool) -> Closure:
         """Return the closure of ``analysis``; with ``everything`` also all other names."""
@@ -75,6 +79,11 @@ class ClosureBuilder:
             self._take_everything()
         return result
 
+    def take_for(self, name: str, definition: str) -> bool:
+        """Take ``name``, which the source of ``definition`` reads; return whether it travels."""
+        self._take([(name, f"read by {definition}, whose source is sent")])
+        return name in self.result.why
+
     def _take(self, wanted: list[tuple[str, str]], *, hard: bool = True) -> None:
         todo = list(wanted)
         while todo:
@@ -85,6 +94,14 @@ class ClosureBuilder:
             if hard:
                 self.result.hard.add(name)
             todo += self._needs_of(name)
+
+    def _may_send(self, name: str) -> bool:
+        return (
+            name in self._namespace
+            and name not in self._without
+            and not is_of_the_shell(name, self._namespace)
+            and not is_secret(name, self._namespace[name])
+        )
 
     def _is_open(self, name: str, reason: str, *, hard: bool) -> bool:
         if name not in self._namespace or name in self._without:
@@ -110,6 +127,7 @@ class ClosureBuilder:
             self.result.functions.append(function)
             self.result.writes |= needs.writes
             self.result.deletes |= needs.deletes
+            self.result.imports |= needs.imports
             for soft in needs.soft:
                 self._soft.setdefault(soft, f"mentioned in a string of {function.__qualname__}()")
             found += [(other, reason) for other in sorted(needs.needs)]

@@ -16,11 +16,13 @@ _COMPILER_NAMES: Final = frozenset(
 
 
 class CodeNames(NamedTuple):
-    """Global names that a code object and the code nested in it load, store and delete."""
+    """Global names that a code object and the code nested in it load, store and delete, and the
+    modules that they import."""
 
     loads: frozenset[str]
     stores: frozenset[str]
     deletes: frozenset[str]
+    imports: frozenset[str] = frozenset()
 
 
 def code_names(code: CodeType) -> CodeNames:
@@ -32,6 +34,7 @@ def code_names(code: CodeType) -> CodeNames:
     loads: set[str] = set()
     stores: set[str] = set()
     deletes: set[str] = set()
+    imports: set[str] = set()
     for nested, is_top in _nested(code):
         is_class = not is_top and not nested.co_flags & _CO_NEWLOCALS
         for instruction in dis.get_instructions(nested):
@@ -42,10 +45,13 @@ def code_names(code: CodeType) -> CodeNames:
                 stores.add(name)
             elif op == "DELETE_GLOBAL" or (op == "DELETE_NAME" and not is_class):
                 deletes.add(name)
+            elif op == "IMPORT_NAME":
+                imports.add(name)
     return CodeNames(
         frozenset(loads - _COMPILER_NAMES),
         frozenset(stores - _COMPILER_NAMES),
         frozenset(deletes - _COMPILER_NAMES),
+        frozenset(imports - {""}),
     )
 
 

@@ -2,7 +2,7 @@
 
 Stock cloudpickle gives each function a private copy of its globals and of its closure cells,
 pickles ``lru_cache`` objects and ``NewType`` by name, cannot pickle ``singledispatch`` functions
-and forgets submodules. Each of these is a case in ``tests/unit/gridx/ship/cases.py``.
+and forgets submodules. Each of these is a case in ``tests/unit/gridx/ship/capture_cases.py``.
 
 The corrections hang on private hooks of cloudpickle; ``_check_hooks`` fails at import when one
 of them is gone.
@@ -23,17 +23,23 @@ import cloudpickle
 from cloudpickle import cloudpickle as _internals
 
 from . import restore
-from .payload import Packed, pack
+from .payload import ANY_PYTHON, Packed, pack
 
 if TYPE_CHECKING:
     from .chunk_digests import ChunkDigests, PendingBlobs
+    from .source_code import SourceDefinitions
 
 # Smaller buffers cost less inside the stream than beside it.
 _OUT_OF_BAND_BYTES: Final = 4_096
 LEAST_BLOB_BYTES: Final = 65_536
 _MAX_FILE_BYTES: Final = 1_000_000
 _HOOKS: Final = ("_function_getnewargs", "_dynamic_function_reduce", "reducer_override", "dump")
-_FUNCTIONS: Final = ("_function_getstate", "_function_setstate", "_make_function")
+_FUNCTIONS: Final = (
+    "_function_getstate",
+    "_function_setstate",
+    "_make_function",
+    "_should_pickle_by_reference",
+)
 
 
 def _check_hooks() -> None:
@@ -74,6 +80,7 @@ class Shipper(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
         may_take: Callable[[str, object], bool] = lambda name, value: True,
         may_take_environ: bool = False,
         digests: ChunkDigests | None = None,
+        definitions: SourceDefinitions | None = None,
     ) -> None:
         """
         Args:
@@ -82,12 +89,16 @@ class Shipper(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
             may_take: whether a function may carry the global ``name`` of the notebook.
             may_take_environ: ``os.environ`` was asked for by name.
             digests: cuts large buffers into blobs; without it all goes into one payload.
+            definitions: what is made again from source; code travels in no other form then.
         """
         self._stream = io.BytesIO()
         self._raws: list[memoryview] = []
         self._raw_bytes = 0
         self._pending: dict[int, PendingBlobs] = {}
         self._digests = digests
+        self._definitions = definitions
+        self.defined: set[str] = set()
+        """Names whose definitions the values refer to."""
         self.modules: set[str] = set()
         self.carried: dict[str, object] = {}
         """Globals that travel only because a function hidden in a value reads them."""
@@ -108,14 +119,24 @@ class Shipper(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
         """Bytes so far, buffers included."""
         return self._stream.tell() + self._raw_bytes
 
+    @property
+    def stream_bytes(self) -> int:
+        """Bytes of the stream so far, without the buffers beside it."""
+        return self._stream.tell()
+
     def packed(self) -> Packed:
         """Return all that was dumped, in the form that ``restore`` reads."""
         return pack(
             self._stream.getvalue(),
             self._raws,
             self._pending,
+            python=None if self._definitions is None else ANY_PYTHON,
             with_blobs=self._digests is not None,
         )
+
+    def dumped(self) -> tuple[bytes, list[memoryview]]:
+        """Return the stream and the buffers beside it."""
+        return self._stream.getvalue(), self._raws
 
     def _keep_buffer(self, buffer: pickle.PickleBuffer) -> bool:
         try:
@@ -156,6 +177,10 @@ class Shipper(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
 
     def reducer_override(self, value: Any) -> Any:
         cls = type(value)
+        if self._definitions is not None:
+            reduced = self._reduce_to_source(value, self._definitions)
+            if reduced is not NotImplemented:
+                return reduced
         rule = _RULES.get(cls)
         if rule is not None:
             reduced = rule(self, value)
@@ -171,6 +196,18 @@ class Shipper(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
             return dict, ({name: value[name] for name in value.files},)
         self._note_module(value)
         return super().reducer_override(value)
+
+    def _reduce_to_source(self, value: Any, definitions: SourceDefinitions) -> Any:
+        path = definitions.paths.get(id(value))
+        if path is not None:
+            self.defined.add(path.partition(".")[0])
+            return restore.find_defined, (path,)
+        if isinstance(value, types.CodeType):
+            raise NotShippable(definitions.reason(value))
+        is_code = isinstance(value, types.FunctionType | type) and value.__module__ != "builtins"
+        if is_code and not _internals._should_pickle_by_reference(value):
+            raise NotShippable(definitions.reason(value))
+        return NotImplemented
 
     def _note_module(self, value: object) -> None:
         if isinstance(value, types.ModuleType):

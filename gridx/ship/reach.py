@@ -25,6 +25,8 @@ class FunctionNeeds:
     soft: frozenset[str]
     writes: frozenset[str]
     deletes: frozenset[str]
+    imports: frozenset[str]
+    """Modules that it imports when it runs."""
 
 
 def function_needs(function: types.FunctionType) -> FunctionNeeds:
@@ -41,6 +43,7 @@ def function_needs(function: types.FunctionType) -> FunctionNeeds:
         soft=frozenset(soft),
         writes=names.stores,
         deletes=names.deletes,
+        imports=names.imports,
     )
 
 

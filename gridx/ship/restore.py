@@ -9,7 +9,8 @@ Needs cloudpickle and nothing of ours: it is copied into the image, and works un
       counts    number of buffers, length of the stream
       sizes     one u64 a buffer; the top bits mark one that stays read-only, or lies apart
       digests   32 bytes for each chunk of the buffers that lie apart
-      stream    pickles of one pickler with one memo: first the code, then each value
+      stream    pickles of one pickler with one memo: first the code, then each value; where
+                the code is source, it is run before the values that refer to it
       buffers   the raw memory of the other arrays, each at a multiple of 64 bytes
 
 A blob is mapped and not read: its pages are those of the file, which whoever wrote it has
@@ -260,7 +261,7 @@ class _Stream:
 
 
 def _load(restorer: _Restorer, namespace: dict[str, Any]) -> set[str]:
-    code, submodules, names = restorer.load()
+    code, submodules, names, definitions, later = restorer.load()
     for module in submodules:
         try:
             importlib.import_module(module)
@@ -269,7 +270,11 @@ def _load(restorer: _Restorer, namespace: dict[str, Any]) -> set[str]:
     namespace.update(code)
     for name, value in _below_the_namespace(restorer.load, names, namespace):
         namespace[name] = value
-    return {*code, *names}
+    for name, text in definitions:
+        exec(compile(text, f"<{name}>", "exec", dont_inherit=True), namespace)  # noqa: S102
+    for name, value in _below_the_namespace(restorer.load, later, namespace):
+        namespace[name] = value
+    return {*code, *names, *later, *(name for name, _ in definitions)}
 
 
 def _below_the_namespace(
@@ -304,6 +309,7 @@ class _Restorer(pickle.Unpickler):
         super().__init__(stream, buffers=buffers)
         self._helpers: dict[str, Callable[..., object]] = {
             "target_namespace": lambda: namespace,
+            "find_defined": functools.partial(_find_defined, namespace),
             "rebuild_lru_cache": rebuild_lru_cache,
             "rebuild_singledispatch": rebuild_singledispatch,
         }
@@ -317,6 +323,19 @@ class _Restorer(pickle.Unpickler):
 def target_namespace() -> dict[str, Any]:
     """Stand in a payload for the namespace that it is restored into."""
     raise RestoreError("This payload can only be opened by gridx.ship.restore.restore().")
+
+
+def find_defined(path: str) -> object:
+    """Stand in a payload for ``path``, which a definition of the payload makes."""
+    raise RestoreError("This payload can only be opened by gridx.ship.restore.restore().")
+
+
+def _find_defined(namespace: dict[str, Any], path: str) -> object:
+    name, *inner = path.split(".")
+    value = namespace[name]
+    for part in inner:
+        value = getattr(value, part)
+    return value
 
 
 def rebuild_lru_cache(function: Callable[..., object], parameters: dict[str, Any]) -> object:

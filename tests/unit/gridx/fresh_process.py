@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gridx.blobs import Blob
+from gridx.schemas import FileSpec
 
 _SERVER = """
 import ast, asyncio, inspect, io, json, os, struct, sys, traceback, types, warnings
@@ -54,6 +55,8 @@ def child(head, payload):
     error = before = None
     try:
         if payload:
+            sys.path.insert(0, head["folder"] + "/modules")
+            os.chdir(head["folder"] + "/work")
             restore(payload, main.__dict__, head["folder"])
         before = snapshot(main.__dict__, head["inputs"])
         if head["ipython"]:
@@ -90,6 +93,18 @@ while True:
 """
 
 
+def lay_out(files: Iterable[FileSpec], folder: Path) -> None:
+    """Write files of a cell below ``folder``, as a worker does: modules apart from the others."""
+    places = {"module": folder / "modules", "work": folder / "work"}
+    for place in places.values():
+        place.mkdir()
+    for file in files:
+        data = file.data or b"".join((folder / ref.digest).read_bytes() for ref in file.blobs)
+        target = places[file.kind] / file.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+
+
 class FreshProcesses:
     """Runs cells in forked children of one clean process."""
 
@@ -107,11 +122,13 @@ class FreshProcesses:
         inputs: Iterable[str] = (),
         expected: Iterable[str] | None = None,
         blobs: Iterable[Blob] = (),
+        files: Iterable[FileSpec] = (),
     ) -> dict[str, Any]:
         """Return ``out`` (stdout), ``error`` (text, or None) and ``result`` (hex) of ``cell``."""
         with tempfile.TemporaryDirectory() as folder:
             for blob in blobs:
                 (Path(folder) / blob.ref.digest).write_bytes(blob.data)
+            lay_out(files, Path(folder))
             return self._run(cell, payload, ipython, inputs, expected, folder)
 
     def _run(

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 import threading
@@ -269,28 +268,6 @@ def test_the_modules_that_the_payload_needs_are_listed(notebook: dict[str, Any])
     captured = capture("import json, os.path\nd; a", notebook)
     assert {"numpy", "decimal"} <= {module.partition(".")[0] for module in captured.modules}
     assert captured.imports == {"json", "os.path"}
-
-
-def test_a_module_beside_the_notebook_travels_by_value(
-    notebook: dict[str, Any],
-    tmp_path: Path,
-    fresh: FreshProcesses,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    file = tmp_path / "my_helpers.py"
-    file.write_text("FACTOR = 3\ndef triple(x):\n    return x * FACTOR\n")
-    spec = importlib.util.spec_from_file_location("my_helpers", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "my_helpers", module)
-    spec.loader.exec_module(module)
-    _here("import my_helpers\nfrom my_helpers import triple", notebook)
-    cell = "print(my_helpers.triple(2), triple(3))"
-    captured = capture(cell, notebook)
-    assert any("my_helpers.py travels" in warning for warning in captured.warnings)
-    answer = fresh.run(cell, captured.payload)
-    assert (answer["out"], answer["error"]) == ("6 9\n", None)
 
 
 # ---------------------------------------------------------------- payload
