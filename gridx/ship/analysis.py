@@ -128,8 +128,9 @@ def _analyze(source: str, nesting: int) -> Analysis:
     result = Analysis()
     if nesting > _MAX_NESTING or not source.strip():
         return result
+    text = transform(source)
     try:
-        tree = ast.parse(transform(source))
+        tree = ast.parse(text)
         flags = future_flags(tree)
         compile(
             tree,
@@ -147,12 +148,14 @@ def _analyze(source: str, nesting: int) -> Analysis:
     flow.block(tree.body, frozenset())
     result.reads, result.writes, result.deletes = flow.reads, flow.writes, flow.deletes
     result.star = flow.has_star_import
-    found: Imports = imports_of(tree)
-    result.imports, result.optional_imports = found.sure, found.optional
+    if "import" in text:
+        found: Imports = imports_of(tree)
+        result.imports, result.optional_imports = found.sure, found.optional
     for node in ast.walk(tree):
         _look_at(node, result, nesting)
-    for kind, text in magic_lines.hidden_code(tree):
-        _look_into(kind, text, result, nesting)
+    if magic_lines.may_hide_code(text):
+        for kind, hidden in magic_lines.hidden_code(tree):
+            _look_into(kind, hidden, result, nesting)
     result.reads -= {"get_ipython"}
     result.soft -= result.reads
     return result

@@ -195,12 +195,15 @@ def capture(
     modules = collect(
         {*packing.modules, *analysis.imports, *analysis.optional_imports, *closure.imports}
     )
-    captured = _captured(analysis, closure, packing, modules, session, frozenset(remote_names))
-    captured = replace(
-        captured,
-        left_out_why=_why_left_out(closure, packing, without & analysis.reads),
-        python=target_python or _PYTHON,
-        has_code=not with_source,
+    captured = _captured(
+        analysis,
+        closure,
+        packing,
+        modules,
+        session,
+        remote_names=frozenset(remote_names),
+        without=without,
+        target_python=target_python or _PYTHON,
     )
     return _with_files(captured, modules, named, with_blobs=with_blobs)
 
@@ -211,7 +214,10 @@ def _captured(
     packing: Packing,
     modules: UserModules,
     session: _Session,
+    *,
     remote_names: frozenset[str],
+    without: frozenset[str],
+    target_python: str,
 ) -> Captured:
     held = {**session.unchanged, **packing.sent}
     inputs = frozenset(name for name, value in held.items() if not isinstance(value, CODE))
@@ -228,6 +234,7 @@ def _captured(
         unchanged=frozenset(session.unchanged),
         fingerprints={n: f for n, f in session.fingerprints.items() if n in held},
         left_out=closure.left_out,
+        left_out_why=_why_left_out(closure, packing, without & analysis.reads),
         missing=frozenset(closure.missing) - remote_names,
         withheld=frozenset(closure.withheld) | packing.withheld,
         unpicklable=packing.unpicklable,
@@ -243,7 +250,8 @@ def _captured(
         expected=frozenset(closure.writes) | closure.deletes | inputs,
         inputs=inputs,
         warnings=(*packing.warnings, *modules.notes),
-        python=_PYTHON,
+        python=target_python,
+        has_code=target_python == _PYTHON,
     )
 
 

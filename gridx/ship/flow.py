@@ -39,8 +39,10 @@ class Flow:
         return bound
 
     def _names(self, node: ast.stmt | ast.expr) -> CodeNames:
-        statement = node if isinstance(node, ast.stmt) else ast.Expr(node)
-        module = ast.fix_missing_locations(ast.Module([statement], []))
+        statement = node
+        if not isinstance(node, ast.stmt):
+            statement = ast.copy_location(ast.Expr(node), node)
+        module = ast.Module([statement], [])
         return code_names(compile(module, "<cell>", "exec", flags=self.flags, dont_inherit=True))
 
     def _use(self, names: Iterable[str], bound: Bound) -> None:

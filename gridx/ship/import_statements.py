@@ -24,7 +24,11 @@ def imports_of(tree: ast.Module) -> Imports:
     """Return what ``tree`` imports."""
     functions: dict[str, _Function] = {}
     found = Imports()
-    called = _walk(tree.body, found, functions, is_sure=True)
+    if not any(isinstance(node, _Function) for node in tree.body):
+        statements = [node for node in tree.body if not isinstance(node, ast.Assign | ast.Expr)]
+    else:
+        statements = tree.body
+    called = _walk(statements, found, functions, is_sure=True)
     done: set[str] = set()
     while todo := called & functions.keys() - done:
         for name in todo:

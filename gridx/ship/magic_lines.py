@@ -16,6 +16,12 @@ _NAMING: Final = frozenset({"pinfo", "pinfo2", "psource", "pdoc", "psearch", "st
 _LEADING_OPTIONS: Final = re.compile(r"^(\s*-\w+(\s+\d+)?)+\s*")
 _DOLLAR: Final = re.compile(r"(?<!\$)\$([^\W\d]\w*)")
 _BRACES: Final = re.compile(r"\{([^{}]+)\}")
+_HIDING: Final = re.compile(r"get_ipython|user_ns|\.\s*e[vx]\b")
+
+
+def may_hide_code(text: str) -> bool:
+    """Return whether ``hidden_code`` could find anything: most cells have no magics."""
+    return _HIDING.search(text) is not None
 
 
 def hidden_code(tree: ast.AST) -> Iterator[tuple[Kind, str]]:
