@@ -60,6 +60,16 @@ CHECKS: Final[dict[str, str]] = {
         WHERE (SELECT count(*) FROM attempts a WHERE a.job_id = j.id
                  AND a.state IN ('leased', 'running')) <> (j.state = 'running')
            OR coalesce((SELECT max(n) FROM attempts a WHERE a.job_id = j.id), 0) <> j.attempt""",
+    "a session is noted as open exactly while its job lives": """
+        SELECT j.public_id, j.state FROM jobs j JOIN calls c ON c.job_id = j.id AND c.n = 0
+        WHERE (j.finished_us IS NULL) <>
+              EXISTS (SELECT 1 FROM open_sessions s WHERE s.job_id = j.id)""",
+    "the calls of a session are numbered without a gap, and only the newest may be open": """
+        SELECT j.public_id, c.n FROM calls c JOIN jobs j ON j.id = c.job_id
+        WHERE (c.finished_us IS NULL AND (j.finished_us IS NOT NULL OR c.n <>
+                  (SELECT max(n) FROM calls WHERE job_id = c.job_id)))
+           OR (c.n > 0 AND NOT EXISTS (SELECT 1 FROM calls p
+                  WHERE p.job_id = c.job_id AND p.n = c.n - 1))""",
 }
 
 

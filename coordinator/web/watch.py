@@ -14,9 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from gridx.errors import GridXError
 from gridx.protocol import CallChanged, JobChanged, Output, Position
 from gridx.schemas import BlobRef
+from gridx.states import CallState
 
 from ..bus.base import job_subject
 from ..services import session_views, views
@@ -47,6 +50,23 @@ class CallNews:
 
     job: JobRecord
     event: CallEvent
+
+
+def _before_its_end(news: CallNews) -> CallNews:
+    """Return news of a call without its end: for who has not got its output yet."""
+    call = news.event.call
+    if not call.is_final:
+        return news
+    open_call = msgspec.structs.replace(
+        call,
+        state=CallState.RUNNING,
+        reason=None,
+        exit_code=None,
+        cost_ucr=0,
+        finished_us=None,
+        end_bytes=None,
+    )
+    return CallNews(news.job, CallEvent(call=open_call))
 
 
 def message_of_call(context: Context, news: CallNews) -> CallChanged:
@@ -237,6 +257,7 @@ class Watcher:
     async def _read_until_live(self) -> None:
         context = self._context
         is_first = True
+        is_call_announced = False
         while not self._ended:
             self._is_call_stale = False
             job = await context.store.read(views.get_job, self.job_id, self._user)
@@ -247,8 +268,9 @@ class Watcher:
             if self._attempt < self._newest_attempt:
                 self._attempt, self._offset = self._newest_attempt, 0
             news = None if job.session is None else await self._read_call(job)
-            if news is not None and not news.event.call.is_final:
-                self._sink.send(message_of_call(context, news))
+            if news is not None and not (news.event.call.is_final and is_call_announced):
+                self._sink.send(message_of_call(context, _before_its_end(news)))
+                is_call_announced = True
             await self._send_stored()
             if news is not None and news.event.call.is_final:
                 self._sink.send(message_of_call(context, news))

@@ -11,14 +11,15 @@ from sqlalchemy import Connection
 from coordinator.services import accounts, enroll
 from coordinator.services.audit import run_audit
 from coordinator.services.submit import Order, make_order
+from coordinator.services.submit_call import CallOrder, make_call_order
 from coordinator.settings import Settings
 from coordinator.store import schema
 from coordinator.store.engine import writer_engine
 from coordinator.store.records import WorkerRecord
 from gridx.ids import new_worker_id
-from gridx.protocol import AttemptFinished
+from gridx.protocol import AttemptFinished, CallFinished
 from gridx.resources import GIB, Capability, Usage
-from gridx.schemas import CellSpec, JobRequest, Limits
+from gridx.schemas import CellSpec, JobRequest, Limits, SessionSpec
 from gridx.states import Cause
 
 P = ParamSpec("P")
@@ -71,14 +72,57 @@ def order(
     inputs: bytes = b"",
     own_only: bool = False,
     job_id: str | None = None,
+    session: SessionSpec | None = None,
+    call_timeout_s: float | None = None,
 ) -> Order:
-    """Return a job of one core, ready to be submitted."""
+    """Return a job of one core, ready to be submitted; a session with ``session``."""
     return make_order(
         user,
         JobRequest(code=code, limits=Limits(timeout_s=timeout_s), job_id=job_id),
         cell,
         inputs,
         own_only=own_only,
+        session=session,
+        call_timeout_s=call_timeout_s,
+    )
+
+
+def call_order(
+    user: str, job_id: str, call: int, *, code: str = "x", timeout_s: float = 60.0
+) -> CallOrder:
+    """Return a call of a session, ready to be submitted."""
+    return make_call_order(
+        user,
+        job_id,
+        call,
+        code=code,
+        timeout_s=timeout_s,
+        cell=CellSpec(python="3.11"),
+        inputs=f"inputs {call}".encode(),
+    )
+
+
+def call_report(
+    job_id: str,
+    call: int = 0,
+    cause: Cause = Cause.COMPLETED,
+    *,
+    attempt: int = 1,
+    wall_s: float = 1000.0,
+    stream_bytes: int = 0,
+    result: bytes | None = None,
+    message: str = "",
+) -> CallFinished:
+    """Return a worker's report of a session's call."""
+    return CallFinished(
+        job_id=job_id,
+        attempt=attempt,
+        call=call,
+        cause=cause,
+        message=message,
+        stream_bytes=stream_bytes,
+        result=result,
+        usage=Usage(wall_s=wall_s),
     )
 
 
@@ -92,11 +136,13 @@ def report(
     result: bytes | None = None,
     exit_code: int | None = None,
     message: str = "",
+    call: int = 0,
 ) -> AttemptFinished:
     """Return a worker's report."""
     return AttemptFinished(
         job_id=job_id,
         attempt=attempt,
+        call=call,
         cause=cause,
         exit_code=exit_code,
         message=message,
