@@ -82,8 +82,9 @@ class Outcome:
 
     @property
     def result(self) -> bytes:
-        [data] = [f.data for f in self.frames if isinstance(f, Result)]
-        return data
+        pieces = [f.data for f in self.frames if isinstance(f, Result)]
+        assert pieces
+        return b"".join(pieces)
 
 
 class Box:

@@ -23,7 +23,7 @@ import threading
 import time
 import types
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
@@ -36,11 +36,13 @@ from gridx.resources import format_bytes
 from . import records, streams, syscalls
 from .epochs import begin_epoch, follow_threads
 from .frames import Run
-from .records import EVENTS, WARM, Done, RecordWriter
+from .records import EVENTS, RESULT_RECORD_BYTES, WARM, Done, RecordWriter
 from .script import exit_code_of, hide_runtime_frames, one_line, run_script
 from .streams import JobStream, OutputCapture
 
 if TYPE_CHECKING:
+    from gridx.codec.results import ResultPieces
+
     from .shell import CellShell
 
 SITE_DIR: Final = "/opt/gridx/site"  # the image's packages; absent outside of it
@@ -124,7 +126,8 @@ class _Child:
         self._capture = OutputCapture((pipes.out_read, pipes.err_read), self._send_events)
         self._main = types.ModuleType("__main__")
         self._shell: CellShell | None = None
-        self._result: bytes | None = None
+        self._result: ResultPieces | None = None
+        self._work = os.getcwd()
         self._takes_interrupts = False
         self._was_interrupted = False
         self._is_second_try = False
@@ -201,7 +204,7 @@ class _Child:
         os.close(self._pipes.out_write)
         os.close(self._pipes.err_write)
         sys.__stderr__ = sys.stderr  # type: ignore[assignment,misc]  # as above
-        for fd in (1, 2):
+        for fd in (1, 2, self._pipes.record_write):
             try:
                 fcntl.fcntl(fd, _F_SETPIPE_SZ, PIPE_BYTES)
             except OSError:  # above this user's share of pipe memory: the smaller pipe does too
@@ -268,7 +271,8 @@ class _Child:
             _exit_now(done.exit_code)
         try:
             with self._capture.finished() as events:
-                self._records.end(b"" if self._muted else events, self._result, done)
+                pieces = () if self._result is None else self._result.blocks(RESULT_RECORD_BYTES)
+                self._records.end(b"" if self._muted else events, pieces, done)
         except OSError:  # the job closed the pipe: its exit code is all that it can still say
             _exit_now(done.exit_code)
 
@@ -348,21 +352,28 @@ class _Child:
         return run_script(run.code, namespace)
 
     def _run_cell(self, run: Run) -> Done:
-        from gridx.codec.results import encode_result, snapshot
+        from gridx.codec.results import result_pieces, snapshot
         from gridx.ship.restore import restore
 
-        from .shell import run_cell
+        from .shell import last_value, run_cell
 
         assert self._shell is not None
         namespace = self._shell.user_ns
         error: BaseException | None
         try:
             with self._interruptible(run):
+                if run.files:
+                    from .files import lay_out
+
+                    lay_out(run.files, work=self._work, blobs=run.inputs_dir)
                 if run.inputs:
-                    restore(run.inputs, namespace)
+                    restore(run.inputs, namespace, run.inputs_dir)
+                error = self._run_prelude(run.prelude) if run.prelude else None
                 before = snapshot(namespace, run.watched)
         except BaseException as failure:
-            return self._failed(failure, run)
+            error = failure
+        if error is not None:
+            return self._failed(error, run)
         try:
             with self._interruptible(run):
                 error = run_cell(self._shell, run.code, run.call)
@@ -371,14 +382,45 @@ class _Child:
         if os.getpid() != self._pid:
             return Done(completed=error is None, exit_code=int(error is not None))
         expected = [n for n in run.expected if run.out is None or n in run.out]
-        data = encode_result(before, namespace, expected=expected, cell=run.code)
-        if len(data) > run.max_result_bytes:
-            self._say_too_large(len(data), run.max_result_bytes)
-            data = encode_result(before, namespace, expected=(), cell=run.code)
+        files = self._gathered(run) if run.fetch else []
+        pieces = result_pieces(
+            before,
+            namespace,
+            expected=expected,
+            cell=run.code,
+            files=files,
+            last=last_value(),
+        )
+        if pieces.size_bytes > run.max_result_bytes:
+            parts = {name: namespace[name] for name in expected if name in namespace} | dict(files)
+            self._say_too_large(pieces.size_bytes, run.max_result_bytes, parts)
+            pieces = result_pieces(before, namespace, expected=(), cell=run.code)
         done = self._failed(error, run) if error is not None else Done(completed=True, exit_code=0)
-        if len(data) <= run.max_result_bytes:
-            self._result = data
+        if pieces.size_bytes <= run.max_result_bytes:
+            self._result = pieces
         return done
+
+    def _run_prelude(self, code: str) -> BaseException | None:
+        """Run ``code`` unheard; return what it raised."""
+        from .shell import run_prelude
+
+        assert self._shell is not None
+        self._capture.sync()
+        was_muted, self._muted = self._muted, True
+        try:
+            return run_prelude(self._shell, code)
+        finally:
+            self._capture.forget()
+            self._muted = was_muted
+
+    def _gathered(self, run: Run) -> list[tuple[str, bytes | memoryview]]:
+        """Return the files that go home, and say which do not."""
+        from .files import gather
+
+        found = gather(run.fetch, work=self._work, max_bytes=run.max_result_bytes)
+        if found.notes:
+            self._say_in_stderr("".join(f"--fetch: {note}\n" for note in found.notes))
+        return found.files
 
     @contextmanager
     def _interruptible(self, run: Run) -> Iterator[None]:
@@ -413,18 +455,22 @@ class _Child:
             exit_code=exit_code_of(error) if isinstance(error, SystemExit) else 1,
             message=one_line(error),
             memory_error=isinstance(error, MemoryError),
+            interrupted=isinstance(error, KeyboardInterrupt),
         )
 
-    def _say_too_large(self, size_bytes: int, limit_bytes: int) -> None:
-        self._capture.publish(
-            Stream(
-                call=self._capture.call,
-                name="stderr",
-                text=f"The variables of this cell take {format_bytes(size_bytes)}; "
-                f"{format_bytes(limit_bytes)} can come home. None was sent: "
-                "name the ones that you need with --out.\n",
-            )
+    def _say_too_large(self, size_bytes: int, limit_bytes: int, parts: Mapping[str, Any]) -> None:
+        from .sizes import largest
+
+        named = ", ".join(f"{name} ({format_bytes(size)})" for name, size in largest(parts))
+        self._say_in_stderr(
+            f"What this cell would bring home takes {format_bytes(size_bytes)}; "
+            f"{format_bytes(limit_bytes)} may come. Nothing was sent"
+            f"{'. The largest: ' + named if named else ''}. "
+            "Name the variables that you need with --out, or make them smaller in the cell.\n"
         )
+
+    def _say_in_stderr(self, text: str) -> None:
+        self._capture.publish(Stream(call=self._capture.call, name="stderr", text=text))
 
 
 def _read(fd: int, size_bytes: int) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -19,10 +19,13 @@ from gridx.resources import KIB, MIB
 
 WARM: Final = 1  # nothing in it: the child waits for its job, filtered
 EVENTS: Final = 2  # whole events of gridx.events
-RESULT: Final = 3  # gridx.codec.results
+RESULT: Final = 3  # the next piece of gridx.codec.results
 DONE: Final = 4  # Done
 
 MAX_DONE_BYTES: Final = 16 * KIB
+MAX_RESULT_RECORD_BYTES: Final = 8 * MIB
+# What is written at once: the copies on its way stay in the processor's cache.
+RESULT_RECORD_BYTES: Final = 256 * KIB
 MAX_EVENTS_RECORD_BYTES: Final = MAX_EVENT_BYTES + MIB
 _HEADER: Final = struct.Struct(">BI")
 
@@ -34,6 +37,7 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int
     message: str = ""
     memory_error: bool = False  # it raised MemoryError
+    interrupted: bool = False  # it ended with KeyboardInterrupt
 
 
 _encode_done: Final = msgspec.msgpack.Encoder().encode
@@ -50,13 +54,17 @@ class RecordWriter:
         """Write one record. Callers that may meet hold a lock of their own."""
         self._write(_HEADER.pack(kind, len(body)) + body)
 
-    def end(self, events: bytes, result: bytes | None, done: Done) -> None:
-        """Write the last events and the result, where there are any, and the last record."""
-        parts: list[bytes] = []
+    def end(self, events: bytes, result: Iterable[bytes | memoryview], done: Done) -> None:
+        """Write the last events, the pieces of the result, and the last record: all at once
+        where that is little."""
+        parts: list[bytes | memoryview] = []
         if events:
             parts += (_HEADER.pack(EVENTS, len(events)), events)
-        if result is not None:
-            parts += (_HEADER.pack(RESULT, len(result)), result)
+        for piece in result:
+            parts += (_HEADER.pack(RESULT, len(piece)), piece)
+            if len(piece) >= RESULT_RECORD_BYTES:  # more follow
+                self._write(b"".join(parts))
+                parts.clear()
         last = _encode_done(done)
         self._write(b"".join((*parts, _HEADER.pack(DONE, len(last)), last)))
 
@@ -78,13 +86,14 @@ class RecordReader:
         self._limits = {
             WARM: 0,
             EVENTS: MAX_EVENTS_RECORD_BYTES,
-            RESULT: max_result_bytes,
+            RESULT: MAX_RESULT_RECORD_BYTES,
             DONE: MAX_DONE_BYTES,
         }
+        self._result_left_bytes = max_result_bytes
 
     def limit_result(self, max_result_bytes: int) -> None:
-        """Set how large the result may be, once the job says so."""
-        self._limits[RESULT] = max_result_bytes
+        """Set how large the pieces of the next result may be together."""
+        self._result_left_bytes = max_result_bytes
 
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """Yield the records that are whole after ``data``.
@@ -100,9 +109,13 @@ class RecordReader:
                 kind, length = _HEADER.unpack_from(buffer, at)
                 if length > self._limits.get(kind, -1):
                     raise ProtocolError("The job wrote into the runtime's own pipe.")
+                if kind == RESULT and length > self._result_left_bytes:
+                    raise ProtocolError("The job sent a larger result than it may.")
                 end = at + _HEADER.size + length
                 if len(buffer) < end:
                     break
+                if kind == RESULT:
+                    self._result_left_bytes -= length
                 body = bytes(memoryview(buffer)[at + _HEADER.size : end])
                 at = end
                 yield kind, body

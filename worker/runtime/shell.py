@@ -29,6 +29,7 @@ from .display import Formats, to_bundle
 from .streams import OutputCapture
 
 CELL_FILE: Final = "<cell>"
+PRELUDE_FILE: Final = "<prelude>"
 _MAX_DISPLAY_ID_CHARS: Final = 200
 
 
@@ -42,9 +43,10 @@ class _Compiler(CachingCompiler):
     """Names the cell's code after nothing of this machine."""
 
     call = 0
+    is_prelude = False
 
     def get_code_name(self, raw_code: str, transformed_code: str, number: int) -> str:
-        return file_of(self.call)
+        return PRELUDE_FILE if self.is_prelude else file_of(self.call)
 
 
 class _Publisher(DisplayPublisher):
@@ -196,6 +198,21 @@ def make_shell(main: ModuleType, capture: OutputCapture) -> CellShell:
 def last_value() -> Any:
     """Return the value of the last expression of the cell that ran last, if it was shown."""
     return _ResultHook.last
+
+
+def run_prelude(shell: CellShell, code: str) -> BaseException | None:
+    """Run the lines that come before every cell; return what they raised."""
+    _Compiler.is_prelude = True
+    try:
+        error = run_cell(shell, code)
+    finally:
+        _Compiler.is_prelude = False
+    if error is not None:
+        error.add_note(
+            "This is the prelude, which runs before every cell; it failed, so the cell did not"
+            " run. `%gridx prelude` shows it."
+        )
+    return error
 
 
 def run_cell(shell: CellShell, code: str, call: int = 0) -> BaseException | None:

@@ -322,7 +322,7 @@ class Supervisor:
     def _begin(self, run: Run, whole: bytes) -> None:
         is_first = self._before_all is None
         self._run, self._kind, self._newest_call = run, run.kind, run.call
-        self._records.limit_result(min(run.max_result_bytes, MAX_RESULT_BYTES))
+        self._records.limit_result(run.max_result_bytes)
         self._decoders = (utf8_decoder(), utf8_decoder())
         self._job = memoryview(whole)
         self._needs_pipes = not is_first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from itertools import pairwise
 
 import pytest
@@ -13,7 +14,9 @@ from gridx.errors import ProtocolError
 from worker.runtime.records import (
     DONE,
     EVENTS,
+    MAX_RESULT_RECORD_BYTES,
     RESULT,
+    RESULT_RECORD_BYTES,
     WARM,
     Done,
     RecordReader,
@@ -22,9 +25,7 @@ from worker.runtime.records import (
 )
 
 
-def written(
-    *calls: tuple[int, bytes], end: tuple[bytes, bytes | None, Done] | None = None
-) -> bytes:
+def written(*calls: tuple[int, bytes], end: tuple[bytes, list[bytes], Done] | None = None) -> bytes:
     """Return what a writer puts into its pipe."""
     reading, writing = os.pipe()
     writer = RecordWriter(writing)
@@ -40,7 +41,7 @@ def written(
 @given(cuts=st.lists(st.integers(0, 80), max_size=8))
 def test_records_arrive_whole_however_the_pipe_cuts_them(cuts: list[int]) -> None:
     done = Done(completed=False, exit_code=3, message="why")
-    data = written((WARM, b""), end=(b"abc", b"result", done))
+    data = written((WARM, b""), end=(b"abc", [b"result"], done))
     reader = RecordReader(max_result_bytes=100)
     edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
     records = [
@@ -50,6 +51,38 @@ def test_records_arrive_whole_however_the_pipe_cuts_them(cuts: list[int]) -> Non
     kind, body = records[3]
     assert kind == DONE
     assert decode_done(body) == done
+
+
+def test_the_pieces_of_a_result_come_in_order_between_the_last_events_and_the_end() -> None:
+    pieces = [bytes([n]) * RESULT_RECORD_BYTES for n in range(3)] + [b"rest"]
+    reading, writing = os.pipe()
+    writer = RecordWriter(writing)
+    done = Done(completed=True, exit_code=0)
+    thread = threading.Thread(target=lambda: (writer.end(b"abc", pieces, done), writer.close()))
+    thread.start()  # the pipe holds less than the pieces
+    with os.fdopen(reading, "rb") as pipe:
+        data = pipe.read()
+    thread.join()
+    reader = RecordReader(max_result_bytes=len(b"".join(pieces)))
+    records = list(reader.feed(data))
+    assert [kind for kind, _ in records] == [EVENTS, *[RESULT] * 4, DONE]
+    assert [body for kind, body in records if kind == RESULT] == pieces
+
+
+def test_the_pieces_of_a_result_are_counted_together_and_anew_for_each_call() -> None:
+    reader = RecordReader(max_result_bytes=0)
+    for _ in range(2):
+        reader.limit_result(5)
+        assert len(list(reader.feed(written((RESULT, b"abc"), (RESULT, b"de"))))) == 2
+    with pytest.raises(ProtocolError):
+        list(reader.feed(written((RESULT, b"f"))))
+
+
+def test_one_piece_may_not_be_larger_than_a_blob() -> None:
+    reader = RecordReader(max_result_bytes=1 << 40)
+    header = bytes([RESULT]) + (MAX_RESULT_RECORD_BYTES + 1).to_bytes(4, "big")
+    with pytest.raises(ProtocolError):
+        list(reader.feed(header))
 
 
 def test_a_result_above_the_jobs_own_limit_is_refused() -> None:
