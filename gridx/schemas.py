@@ -138,6 +138,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int  # number of the newest attempt, 0 before the first
     worker_id: str | None = None
     worker_name: str | None = None
+    worker_key: str = ""  # the worker's public key, Ed25519 in base64; "": it has none
     exit_code: int | None = None
     reason: Reason | None = None
     waiting: str | None = None  # while queued: why
@@ -170,6 +171,7 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     worker_id: str
     name: str
     owner: str
+    public_key: str = ""  # Ed25519 in base64; "": it has none
     status: str  # "online" | "offline"
     capability: Capability
     load: Load | None = None

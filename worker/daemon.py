@@ -78,6 +78,7 @@ from .sandbox.base import SandboxEngine
 from .sandbox.limits import WARM_BYTES
 from .sandbox.pool import SandboxPool
 from .settings import WorkerSettings
+from .signing import Signer
 from .transfers import BlobTransfers, blob_address
 
 _log = logging.getLogger(__name__)
@@ -231,6 +232,7 @@ class Daemon:
     ) -> None:
         self._settings = settings
         self._home = home
+        self._signer = Signer(home.folder / "key")
         self._pool = pool
         self._monitor = monitor
         self._version = version
@@ -372,6 +374,7 @@ class Daemon:
         settings = self._settings
         token = self._home.token_for(settings.user, settings.coordinator)
         self._uses_token = token is not None
+        signed_at, signature = self._signer.sign_hello(self._home.identity.worker_id, settings.user)
         return Hello(
             protocol_min=OLDEST_PROTOCOL,
             protocol_max=PROTOCOL,
@@ -383,6 +386,9 @@ class Daemon:
             capability=self._machine.capability,
             running=self._machine.held(),
             version=self._version,
+            public_key=self._signer.public_key,
+            signed_at=signed_at,
+            signature=signature,
         )
 
     def _on_refused(self, error: GridXError) -> bool:

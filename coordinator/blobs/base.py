@@ -7,6 +7,7 @@ refers to them, is in the database; this holds bytes and nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from gridx.schemas import BlobRef
@@ -22,8 +23,10 @@ class Stored(NamedTuple):
 class Blobs(Protocol):
     """Keep and return blobs. Nothing here blocks the event loop."""
 
-    async def put(self, owner_id: int, ref: BlobRef, body: bytes, *, is_zstd: bool) -> int:
-        """Keep a blob; durable when it returns. Keeping it again changes nothing.
+    async def put(
+        self, owner_id: int, ref: BlobRef, pieces: Sequence[bytes], *, is_zstd: bool
+    ) -> int:
+        """Keep a blob that came in pieces; durable when it returns. Again it changes nothing.
 
         Returns:
             how many bytes it takes here.

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
 
-from gridx.blobs import unpack
+from gridx.blobs import check, unpack
 from gridx.errors import TransportError
 from gridx.schemas import BlobRef
 
@@ -40,9 +40,11 @@ class LocalBlobs:
         """Make the folder, and remove what an earlier process left half written."""
         await self._do(self._prepare)
 
-    async def put(self, owner_id: int, ref: BlobRef, body: bytes, *, is_zstd: bool) -> int:
+    async def put(
+        self, owner_id: int, ref: BlobRef, pieces: Sequence[bytes], *, is_zstd: bool
+    ) -> int:
         """See Blobs."""
-        return await self._do(lambda: self._put(owner_id, ref, body, is_zstd=is_zstd))
+        return await self._do(lambda: self._put(owner_id, ref, pieces, is_zstd=is_zstd))
 
     async def get(self, owner_id: int, digest: str) -> Stored | None:
         """See Blobs."""
@@ -72,21 +74,25 @@ class LocalBlobs:
         name = digest + _PACKED if is_zstd else digest
         return self._folder / str(owner_id) / digest[:2] / name
 
-    def _put(self, owner_id: int, ref: BlobRef, body: bytes, *, is_zstd: bool) -> int:
-        raw = unpack(body, ref, is_zstd=is_zstd)
-        if is_zstd and len(body) >= len(raw):
-            body, is_zstd = raw, False  # packed by somebody who did not look
+    def _put(self, owner_id: int, ref: BlobRef, pieces: Sequence[bytes], *, is_zstd: bool) -> int:
+        if is_zstd:
+            body = b"".join(pieces)
+            raw = unpack(body, ref, is_zstd=True)
+            is_zstd = len(body) < len(raw)  # else packed by somebody who did not look
+            pieces = (body,) if is_zstd else (raw,)
+        else:
+            check(pieces, ref)
         target = self._path(owner_id, ref.digest, is_zstd=is_zstd)
         self._make_folder(target.parent)
         part = self._incoming / f"{next(self._numbers)}"
         try:
-            _write(part, body)
+            _write(part, pieces)
             part.rename(target)
         except OSError:
             part.unlink(missing_ok=True)
             raise
         _sync_folder(target.parent)
-        return len(body)
+        return sum(map(len, pieces))
 
     def _make_folder(self, folder: Path) -> None:
         if folder.is_dir():
@@ -105,12 +111,13 @@ class LocalBlobs:
         return None
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, pieces: Sequence[bytes]) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
+        for piece in pieces:
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(fd, view) :]
         os.fsync(fd)
     finally:
         os.close(fd)

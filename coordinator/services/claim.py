@@ -46,6 +46,7 @@ def claim(
         attempt=before.attempt + 1,
         worker_id=worker.worker_id,
         worker_name=worker.name,
+        worker_key=worker.public_key,
         claimed_us=now_us,
         started_us=None,
         stream_bytes=None,

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from gridx.errors import Forbidden, InvalidRequest
 from gridx.resources import MIB, Capability
 
+from ..rules.identity import check_same_key
 from ..store import workers
 from ..store.records import WorkerRecord
 
@@ -18,19 +19,25 @@ _MAX_CAPABILITY_BYTES = MIB
 
 
 def enroll(
-    tx: Connection, now_us: int, owner_id: int, worker_id: str, name: str, capability: Capability
+    tx: Connection,
+    now_us: int,
+    owner_id: int,
+    worker_id: str,
+    name: str,
+    capability: Capability,
+    public_key: str = "",
 ) -> WorkerRecord:
     """Add a worker, or write what it says of itself now.
 
     Raises:
-        Forbidden: the id is that of somebody else's worker.
+        Forbidden: the id is that of somebody else's worker, or of one with another key.
         InvalidRequest: what it offers is longer than 1 MiB.
     """
     name = name[:_MAX_NAME_CHARS]
     _refuse_endless(capability)
     known = workers.find(tx, worker_id)
     if known is None:
-        workers.insert(tx, worker_id, owner_id, name, capability, now_us)
+        workers.insert(tx, worker_id, owner_id, name, capability, public_key, now_us)
         known = workers.find(tx, worker_id)
         assert known is not None
         return known
@@ -40,8 +47,11 @@ def enroll(
             hint="Start the worker with a data folder of its own: --data-dir DIR.",
             worker_id=worker_id,
         )
-    workers.change(tx, known.row_id, name, capability, now_us)
-    return msgspec.structs.replace(known, name=name, capability=capability, seen_us=now_us)
+    check_same_key(worker_id, known.public_key, public_key)
+    workers.change(tx, known.row_id, name, capability, public_key, now_us)
+    return msgspec.structs.replace(
+        known, name=name, capability=capability, public_key=public_key, seen_us=now_us
+    )
 
 
 def set_capability(
@@ -53,7 +63,7 @@ def set_capability(
         InvalidRequest: it is longer than 1 MiB.
     """
     _refuse_endless(capability)
-    workers.change(tx, worker.row_id, worker.name, capability, now_us)
+    workers.change(tx, worker.row_id, worker.name, capability, worker.public_key, now_us)
     return msgspec.structs.replace(worker, capability=capability, seen_us=now_us)
 
 

@@ -140,6 +140,7 @@ def submit(
         attempt=0 if claim is None else 1,
         worker_id=None if claim is None else claim.worker_id,
         worker_name=None if claim is None else claim.name,
+        worker_key="" if claim is None else claim.public_key,
         claimed_us=None if claim is None else now_us,
         blob_count=len(order.blobs),
         session=order.session,

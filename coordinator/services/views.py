@@ -131,6 +131,7 @@ def job_view(
         attempt=job.attempt,
         worker_id=None if is_queued else job.worker_id,
         worker_name=None if is_queued else job.worker_name,
+        worker_key="" if is_queued else job.worker_key,
         exit_code=job.exit_code,
         reason=job.reason,
         waiting=waiting if is_queued else None,

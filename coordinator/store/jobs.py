@@ -85,6 +85,7 @@ _select: Final = sa.select(
     attempts.c.heard_us,
     attempts.c.due_us,
     attempts.c.cause,
+    workers.c.public_key,
 ).select_from(
     jobs.join(users, users.c.id == jobs.c.user_id)
     .outerjoin(attempts, sa.and_(attempts.c.job_id == jobs.c.id, attempts.c.n == jobs.c.attempt))
@@ -178,6 +179,7 @@ def _record(row: Any) -> JobRecord:
         attempt=row[18],
         worker_id=row[19],
         worker_name=row[20],
+        worker_key=row[33] or "",
         claimed_us=row[21],
         started_us=row[22],
         stream_bytes=row[23],
@@ -207,7 +209,7 @@ def find(tx: Connection, job_id: str) -> Found | None:
             state=AttemptState(row[26]),
             worker_row_id=row[27],
             owner_id=row[28],
-            lender_account_id=row[33],
+            lender_account_id=row[34],
             claimed_us=row[21],
             started_us=row[22],
             lease_us=row[29],

@@ -62,6 +62,7 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
     owner_id: int
     capability: Capability
     seen_us: int
+    public_key: str = ""  # Ed25519, base64; it never changes once there is one
 
 
 class QueuedJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +106,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int = 0
     worker_id: str | None = None
     worker_name: str | None = None
+    worker_key: str = ""
     claimed_us: int | None = None
     started_us: int | None = None
     stream_bytes: int | None = None  # length of its output, once its report was accepted

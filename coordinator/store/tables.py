@@ -115,6 +115,7 @@ workers = Table(
     _ref("owner_id", "users"),
     Column("name", String(64), nullable=False),
     Column("capability", Text, nullable=False),
+    Column("public_key", String(64), nullable=False, server_default=text("''")),  # none
     _us("created_us"),
     _us("seen_us"),
     UniqueConstraint("public_id"),

@@ -25,6 +25,7 @@ _select = sa.select(
     users.c.id,
     workers.c.capability,
     workers.c.seen_us,
+    workers.c.public_key,
 ).join_from(workers, users, users.c.id == workers.c.owner_id)
 _find = Prepared(_select.where(workers.c.public_id == bindparam("worker_id")))
 _all = Prepared(_select.order_by(workers.c.id))
@@ -35,6 +36,7 @@ _change = Prepared(
     .values(
         name=bindparam("new_name"),
         capability=bindparam("new_capability"),
+        public_key=bindparam("new_key"),
         seen_us=bindparam("at_us"),
     )
 )
@@ -52,6 +54,7 @@ def _record(row: Any) -> WorkerRecord:
         owner_id=row[4],
         capability=_capability.decode(row[5]),
         seen_us=row[6],
+        public_key=row[7],
     )
 
 
@@ -68,7 +71,13 @@ def list_all(tx: Connection, owner: str | None) -> tuple[WorkerRecord, ...]:
 
 
 def insert(
-    tx: Connection, worker_id: str, owner_id: int, name: str, capability: Capability, now_us: int
+    tx: Connection,
+    worker_id: str,
+    owner_id: int,
+    name: str,
+    capability: Capability,
+    public_key: str,
+    now_us: int,
 ) -> None:
     """Add a worker."""
     tx.execute(
@@ -78,13 +87,16 @@ def insert(
             "owner_id": owner_id,
             "name": name,
             "capability": msgspec.json.encode(capability).decode(),
+            "public_key": public_key,
             "created_us": now_us,
             "seen_us": now_us,
         },
     )
 
 
-def change(tx: Connection, row_id: int, name: str, capability: Capability, now_us: int) -> None:
+def change(
+    tx: Connection, row_id: int, name: str, capability: Capability, public_key: str, now_us: int
+) -> None:
     """Write what a worker says of itself now."""
     _change.run(
         tx,
@@ -92,6 +104,7 @@ def change(tx: Connection, row_id: int, name: str, capability: Capability, now_u
             "row_id": row_id,
             "new_name": name,
             "new_capability": msgspec.json.encode(capability).decode(),
+            "new_key": public_key,
             "at_us": now_us,
         },
     )

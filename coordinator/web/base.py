@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -128,8 +128,8 @@ def decode_query(arguments: Mapping[str, list[bytes]], kind: type[T]) -> T:
 class Call:
     """One request, checked and decoded. ``body`` and ``query`` are of the route's types.
 
-    ``data`` is the body of a route that takes bytes, under the name of its content coding (None:
-    as it is); ``accepts`` are the codings that the caller can undo.
+    ``pieces`` are the body of a route that takes bytes, as it came, under the name of its content
+    coding (None: raw); ``accepts`` are the codings that the caller can undo.
     """
 
     caller: Caller
@@ -137,7 +137,7 @@ class Call:
     query: Any = None
     body: Any = None
     last_event_id: str | None = None
-    data: bytes = b""
+    pieces: Sequence[bytes] = ()
     encoding: str | None = None
     accepts: frozenset[str] = frozenset()
 

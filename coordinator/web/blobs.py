@@ -65,10 +65,10 @@ async def put_blob(context: Context, call: Call) -> Reply:
         owner_id = await _owner_for_worker(context, call.caller.worker_id, query)
     else:
         owner_id, is_known = await _owner_for_user(context, call.caller, query, ref)
-    context.counters.blob_bytes_in += len(call.data)
+    context.counters.blob_bytes_in += sum(map(len, call.pieces))
     if not (is_known and await context.store.run(blobs.touch, owner_id, ref)):
         is_zstd = call.encoding == ZSTD
-        stored_bytes = await context.blobs.put(owner_id, ref, call.data, is_zstd=is_zstd)
+        stored_bytes = await context.blobs.put(owner_id, ref, call.pieces, is_zstd=is_zstd)
         await context.store.run(blobs.keep, owner_id, ref, stored_bytes)
     return Reply(value=ref)
 

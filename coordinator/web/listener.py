@@ -7,12 +7,13 @@ in the one form of an error, also where Tornado itself would send a page.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from tornado.httputil import HTTPMessageDelegate, HTTPServerRequest
 from tornado.iostream import StreamClosedError
-from tornado.web import Application, RequestHandler
+from tornado.web import Application, RequestHandler, stream_request_body
 from tornado.websocket import WebSocketHandler
 
 from gridx import __version__
@@ -101,6 +102,9 @@ class EndpointHandler(_Handler):
         self._context, self._route, self._parts = context, route, parts
 
     async def prepare(self) -> None:
+        await self._answer()
+
+    async def _answer(self, pieces: Sequence[bytes] = ()) -> None:
         context, route = self._context, self._route
         try:
             caller = await self._identify()
@@ -114,7 +118,7 @@ class EndpointHandler(_Handler):
                 if route.request is None
                 else decode_body(self.request.body, route.request),
                 last_event_id=self.request.headers.get("Last-Event-ID"),
-                data=self.request.body if route.takes_bytes else b"",
+                pieces=pieces,
                 encoding=self.request.headers.get("Content-Encoding"),
                 accepts=self._accepted_encodings(),
             )
@@ -124,6 +128,8 @@ class EndpointHandler(_Handler):
             return
         if isinstance(answer, EventStream):
             await self._stream(answer)
+        elif answer.data is not None:
+            await self._send_bytes(answer, answer.data)
         else:
             self._reply(answer)
 
@@ -153,14 +159,22 @@ class EndpointHandler(_Handler):
     def _reply(self, answer: Reply) -> None:
         self.set_status(answer.status)
         self.set_header("Content-Type", answer.content_type)
-        if answer.encoding is not None:
-            self.set_header("Content-Encoding", answer.encoding)
-        if answer.data is not None:
-            self.finish(answer.data)
-        elif answer.text is not None:
+        if answer.text is not None:
             self.finish(answer.text)
         else:
             self.finish(msgspec.json.encode(answer.value))
+
+    async def _send_bytes(self, answer: Reply, data: bytes) -> None:
+        self.set_status(answer.status)
+        self.set_header("Content-Type", answer.content_type)
+        self.set_header("Content-Length", str(len(data)))
+        if answer.encoding is not None:
+            self.set_header("Content-Encoding", answer.encoding)
+        try:
+            await self.flush()  # the head alone: Tornado would copy the body behind it
+            self.finish(data)
+        except StreamClosedError:
+            pass  # the caller went away; it asks again when it needs the bytes
 
     async def _stream(self, answer: EventStream) -> None:
         self.set_header("Content-Type", EVENT_STREAM)
@@ -178,6 +192,35 @@ class EndpointHandler(_Handler):
             self.finish()
         finally:
             await events.aclose()  # type: ignore[attr-defined]  # each is a generator
+
+
+@stream_request_body
+class BytesHandler(EndpointHandler):
+    """The same for a route that takes bytes: kept in the pieces in which they come.
+
+    Joined, eight megabytes would cost more than reading them did.
+    """
+
+    def initialize(self, context: Context, route: Route, parts: dict[str, str]) -> None:
+        super().initialize(context, route, parts)
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    async def prepare(self) -> None:
+        """Leave the answer until the body is there."""
+
+    def data_received(self, chunk: bytes) -> None:
+        self._size += len(chunk)
+        if self._size <= MAX_BODY_BYTES:
+            self._pieces.append(chunk)
+        else:
+            self._pieces.clear()  # refused, but read to its end, so that the answer can be read
+
+    async def put(self) -> None:
+        if self._size > MAX_BODY_BYTES:
+            self.send_refusal(self._context, _too_large())
+        else:
+            await self._answer(self._pieces)
 
 
 class _LimitedBody(HTTPMessageDelegate):
@@ -227,6 +270,8 @@ class Listener(Application):
             inner = self._route(request)
         except Exception as exc:
             inner = self._refusal(request, as_gridx_error(exc))
+        if getattr(inner, "stream_request_body", False):
+            return inner  # it sees to the limit itself
         return _LimitedBody(inner, lambda: self._refusal(request, _too_large()), MAX_BODY_BYTES)
 
     def _route(self, request: HTTPServerRequest) -> Any:
@@ -247,7 +292,8 @@ class Listener(Application):
                 allowed=allowed,
             )
         arguments = {"context": self._context, "route": route, "parts": parts}
-        return self.get_handler_delegate(request, EndpointHandler, arguments)
+        handler = BytesHandler if route.takes_bytes else EndpointHandler
+        return self.get_handler_delegate(request, handler, arguments)
 
     def _refusal(self, request: HTTPServerRequest, error: GridXError) -> Any:
         # The body is never looked at: without its type Tornado does not try to take it apart.

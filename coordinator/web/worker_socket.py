@@ -37,6 +37,7 @@ from gridx.resources import Capability
 
 from ..bus.base import job_subject
 from ..rules.access import Scope
+from ..rules.identity import check_signature
 from ..services import accounts, connect, enroll, session_views, views
 from ..services.sign_in import sign_in
 from ..store.records import LiveAttempt, WorkerRecord
@@ -210,6 +211,7 @@ class WorkerSocket(WebSocketHandler):
             raise InvalidRequest(f"A worker's name has 1 to {_MAX_NAME} printable characters.")
         check_capability(hello.capability)
         settings, store = context.settings, context.store
+        check_signature(hello, store.now_us() / 1e6)
         if hello.token is not None:
             identity = await store.read(accounts.identify, hello.token)
             if Scope.WORKER.value not in identity.scopes or identity.user != user:
@@ -235,7 +237,12 @@ class WorkerSocket(WebSocketHandler):
         else:
             raise AuthError("A worker logs in with a password or a token.")
         worker = await store.run(
-            enroll.enroll, owner_id, hello.worker_id, hello.name, hello.capability
+            enroll.enroll,
+            owner_id,
+            hello.worker_id,
+            hello.name,
+            hello.capability,
+            hello.public_key,
         )
         token = None
         if hello.token is None:

@@ -23,6 +23,7 @@ def _view(context: Context, worker: WorkerRecord) -> WorkerView:
         worker_id=worker.worker_id,
         name=worker.name,
         owner=worker.owner,
+        public_key=worker.public_key,
         status="offline" if link is None else "online",
         capability=worker.capability,
         load=None if link is None else link.load,

@@ -131,7 +131,7 @@ class CellShell(InteractiveShell):
     def init_display_formatter(self) -> None:
         """Ask objects for what may be shown, and no object for what it cannot have."""
         self.display_formatter = Formats(parent=self)
-        self.configurables.append(self.display_formatter)
+        self.configurables.append(self.display_formatter)  # type: ignore[arg-type]  # of any kind
 
     def init_virtualenv(self) -> None:
         """The image has none."""
