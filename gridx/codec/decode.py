@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import collections
 import datetime as dt
+import types
 import zoneinfo
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from . import (
     arrow_values,
+    code_values,
     column_values,
     numpy_values,
     other_values,
@@ -72,6 +74,8 @@ class Decoder:
         source: str,
         inputs: Mapping[str, Any] | None = None,
         in_place: Mapping[int, Any] | None = None,
+        namespace: dict[str, Any] | None = None,
+        cell_codes: Callable[[], list[types.CodeType]] = list,
     ) -> None:
         """
         Args:
@@ -81,6 +85,8 @@ class Decoder:
             source: which worker and job it comes from.
             inputs: what the user sent, which the message may refer to by name.
             in_place: number in the memo to the user's object that is to be updated.
+            namespace: the user's, which functions that are made see as their globals.
+            cell_codes: makes the code objects of the cell, from its text.
         """
         self.blobs = blobs
         self.limits = limits
@@ -94,6 +100,9 @@ class Decoder:
         self.opaque_count = 0
         """How many values of the message stay closed."""
         self.memo: list[Any] = []
+        self.namespace: dict[str, Any] = {} if namespace is None else namespace
+        self._make_cell_codes = cell_codes
+        self._cell_codes: list[types.CodeType] | None = None
         self._nodes = 0
         self._adopted: set[int] = set()
         self.plans: dict[tuple[Any, ...], user_values.Plan] = {}
@@ -113,6 +122,16 @@ class Decoder:
         except Exception as exc:
             text = f"{type(exc).__name__}: {exc}"[:200]
             raise CodecError(f"The result is malformed ({text}).") from None
+
+    def cell_codes(self) -> list[types.CodeType]:
+        """Return the code objects of the user's cell."""
+        if self._cell_codes is None:
+            self._cell_codes = self._make_cell_codes()
+        return self._cell_codes
+
+    def placeholder(self, name: str) -> Opaque:
+        """Return what stands for code that this notebook does not have."""
+        return Opaque(name, "this notebook has no definition of it", b"", self.source)
 
     def missing(self, error: LibraryMissing) -> Opaque:
         """Return what stands for a value whose library is not installed."""
@@ -373,6 +392,7 @@ _TABLE: Final[dict[int, Rule]] = {
     **scalar_values.DECODERS,
     **column_values.DECODERS,
     **user_values.DECODERS,
+    **code_values.DECODERS,
     **numpy_values.DECODERS,
     **pandas_values.DECODERS,
     **arrow_values.DECODERS,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import datetime as dt
 import random
+import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
@@ -16,6 +17,7 @@ import msgspec
 
 from . import (
     arrow_values,
+    code_values,
     column_values,
     numpy_values,
     other_values,
@@ -53,12 +55,16 @@ class Encoder:
         self,
         inputs: Mapping[int, str] | None = None,
         code: Mapping[int, list[Any]] | None = None,
+        cell: str = "",
     ) -> None:
         """
         Args:
             inputs: id of an unchanged input to its name, which the user still has.
             code: id of a function inside an input to the way there, by name, keys and indexes.
+            cell: the source of the cell that made the values.
         """
+        self._cell = cell
+        self._cell_codes: list[types.CodeType] | None = None
         self.blobs: list[Any] = []
         self.opaque_count = 0
         """How many values have travelled closed so far."""
@@ -75,6 +81,12 @@ class Encoder:
     def memo_length(self) -> int:
         """How many containers have been numbered."""
         return len(self._marked)
+
+    def cell_codes(self) -> list[types.CodeType]:
+        """Return the code objects of the cell, as its text alone gives them."""
+        if self._cell_codes is None:
+            self._cell_codes = code_values.codes_of_cell(self._cell)
+        return self._cell_codes
 
     def memo_index(self, value: object) -> int | None:
         """Return the number of ``value``, or None when it was not numbered."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import builtins
 import re
 import types
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from ..ship import replay
 from . import tags
+from .code_values import codes_of_cell
 from .decode import Decoder
 from .failures import CodecError, LibraryMissing
 from .framing import split
@@ -89,7 +91,15 @@ def apply_result(
     """
     message = _Message.read(data, limits or Limits())
     cell = replay.statements(cell_source)
-    homecoming = _Homecoming(message, namespace, frozenset(expected), source, out, at_submit)
+    homecoming = _Homecoming(
+        message,
+        namespace,
+        frozenset(expected),
+        source,
+        out,
+        at_submit,
+        partial(codes_of_cell, cell_source, cell_file or "<gridx cell>", line_offset),
+    )
     first = homecoming.decode()
     wanted = cell.chosen(homecoming.allowed_definitions(cell))
     if not wanted:
@@ -266,8 +276,10 @@ class _Homecoming:
         source: str,
         out: Collection[str] | None,
         at_submit: Mapping[str, Any] | None,
+        cell_codes: Callable[[], list[types.CodeType]],
     ) -> None:
         self._message = message
+        self._cell_codes = cell_codes
         self._namespace = namespace
         self._expected = expected
         self._source = source
@@ -306,6 +318,8 @@ class _Homecoming:
             source=self._source,
             inputs=self._inputs(),
             in_place=updated,
+            namespace=self._namespace,
+            cell_codes=self._cell_codes,
         )
         for name, start, node in message.entries:
             decoder.begin_at(start, after_loss=bool(decoded.lost))
@@ -434,7 +448,8 @@ class _Homecoming:
                 f"{name} was bound again here while the cell ran; the remote value is in `values`."
             )
         current = self._before.get(name)
-        if isinstance(current, _CODE) and value is not current:
+        is_users_own = isinstance(current, types.FunctionType) and type(value) is type(current)
+        if isinstance(current, _CODE) and value is not current and not is_users_own:
             kind = "a module" if isinstance(current, types.ModuleType) else "code"
             return f"{name} is {kind} in this notebook, which no result replaces."
         return ""

@@ -29,8 +29,17 @@ _MAX_CODE_POINT: Final = 0x10FFFF
 def encode_numpy(encoder: Encoder, value: Any, depth: int) -> list[Any]:
     """Return the node of an array or a numpy scalar."""
     numpy = loaded("numpy")
-    if type(value) is numpy.ndarray:
+    kind = type(value)
+    if kind is numpy.ndarray:
         return encode_array(encoder, value, depth)
+    if kind.__name__ == "MaskedArray" and kind.__module__.startswith("numpy.ma"):
+        return _encode_masked(encoder, value, depth)
+    if kind is numpy.memmap:
+        return encode_array(encoder, numpy.asarray(value), depth)
+    if kind in (numpy.matrix, numpy.recarray):
+        view = encode_array(encoder, numpy.asarray(value), depth)
+        encoder.mark(value)
+        return [tags.ARRAY_VIEW, kind.__name__, view]
     if isinstance(value, numpy.generic) and not value.dtype.hasobject and not value.dtype.names:
         return [tags.NUMPY_SCALAR, _dtype_node(value.dtype), value.tobytes()]
     return random_values.encode_generator(encoder, value, depth)
@@ -68,6 +77,18 @@ def _dtype_node(dtype: Any) -> Any:
     return dtype.str
 
 
+def _encode_masked(encoder: Encoder, value: Any, depth: int) -> list[Any]:
+    if value.dtype.hasobject or value.dtype.names:
+        raise Unsupported("a masked array of records or objects")
+    numpy = loaded("numpy")
+    data = encode_array(encoder, numpy.asarray(value.data), depth)
+    is_masked = value.mask is not numpy.ma.nomask
+    mask = encode_array(encoder, numpy.asarray(value.mask), depth) if is_masked else None
+    fill = numpy.asarray(value.fill_value, value.dtype).tobytes()
+    encoder.mark(value)
+    return [tags.MASKED_ARRAY, data, mask, fill]
+
+
 def has_same_form(old: Any, made: Any) -> bool:
     """Return whether ``old`` is an array that ``made`` can be written into."""
     numpy = loaded("numpy")
@@ -94,6 +115,37 @@ def decode_array(decoder: Decoder, node: list[Any], depth: int) -> Any:
     array = numpy.frombuffer(decoder.own(node[3]), numpy.uint8).view(dtype).reshape(shape)
     _check_contents(decoder, array)
     return decoder.place(array)
+
+
+def _decode_masked(decoder: Decoder, node: list[Any], depth: int) -> Any:
+    numpy = load("numpy")
+    decoder.check(len(node) == 4 and type(node[3]) is bytes, "masked array")
+    data = _plain_array(decoder, node[1], depth)
+    mask = numpy.ma.nomask if node[2] is None else _plain_array(decoder, node[2], depth)
+    has_mask = node[2] is None or (mask.dtype == bool and mask.shape == data.shape)
+    decoder.check(has_mask and len(node[3]) == data.itemsize, "masked array")
+    fill = numpy.frombuffer(node[3], data.dtype)
+    _check_contents(decoder, fill)
+    return decoder.place(numpy.ma.MaskedArray(data, mask=mask, fill_value=fill[0]))
+
+
+def _plain_array(decoder: Decoder, node: Any, depth: int) -> Any:
+    decoder.check(type(node) is list and node and node[0] == tags.ARRAY, "array")
+    array = decode_array(decoder, node, depth)
+    decoder.check(not array.dtype.hasobject and not array.dtype.names, "array")
+    return array
+
+
+def _decode_view(decoder: Decoder, node: list[Any], depth: int) -> Any:
+    numpy = load("numpy")
+    decoder.check(len(node) == 3 and node[1] in ("matrix", "recarray"), "array")
+    decoder.check(type(node[2]) is list and node[2] and node[2][0] == tags.ARRAY, "array")
+    array = decode_array(decoder, node[2], depth)
+    if node[1] == "matrix":
+        decoder.check(array.ndim == 2 and not array.dtype.names, "matrix")
+        return decoder.place(array.view(numpy.matrix))
+    decoder.check(array.dtype.names, "records")
+    return decoder.place(array.view(numpy.recarray))
 
 
 def _decode_objects(decoder: Decoder, node: list[Any], depth: int) -> Any:
@@ -191,4 +243,9 @@ def are_hashable_objects(array: Any) -> bool:
     return not is_of_objects(array) or user_values.has_inert_keys(list(array))
 
 
-DECODERS: Final = {tags.ARRAY: decode_array, tags.NUMPY_SCALAR: _decode_scalar}
+DECODERS: Final = {
+    tags.ARRAY: decode_array,
+    tags.NUMPY_SCALAR: _decode_scalar,
+    tags.MASKED_ARRAY: _decode_masked,
+    tags.ARRAY_VIEW: _decode_view,
+}

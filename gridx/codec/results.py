@@ -108,7 +108,7 @@ def result_pieces(
     """
     changes = _Changes(before, after, expected, replay.statements(cell))
     inputs = {**changes.unchanged_inputs, id(after): tags.NAMESPACE}
-    encoder = Encoder(inputs=inputs, code=before.code)
+    encoder = Encoder(inputs=inputs, code=before.code, cell=cell)
     entries, contents = [], []
     for name in changes.values:
         start, blobs, closed = encoder.memo_length, len(encoder.blobs), encoder.opaque_count

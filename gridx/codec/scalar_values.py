@@ -8,10 +8,12 @@ import fractions
 import pathlib
 import re
 import uuid
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from . import tags
+from .failures import CodecError, Unsupported
 
 if TYPE_CHECKING:
     from .decode import Decoder
@@ -21,6 +23,11 @@ _DECIMAL: Final = re.compile(
     r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:E[+-]?\d{1,18})?\Z|-?(?:Infinity|s?NaN\d{0,20})\Z"
 )
 _MAX_BIG_INT_BYTES: Final = 1 << 20
+_MAX_PATTERN: Final = 4_000
+_MAX_RANGES: Final = 64
+_PATTERN_FLAGS: Final = int(
+    re.ASCII | re.IGNORECASE | re.LOCALE | re.MULTILINE | re.DOTALL | re.VERBOSE | re.UNICODE
+)
 
 
 def encode_big(value: int) -> list[Any]:
@@ -70,6 +77,19 @@ def _path(encoder: Encoder, value: pathlib.PurePath, depth: int) -> list[Any]:
     return [tags.PATH, encoder.node(str(value))]
 
 
+def _pattern(encoder: Encoder, value: re.Pattern[Any], depth: int) -> list[Any]:
+    if not _is_quick_pattern(value.pattern, value.flags):
+        raise Unsupported("a very long pattern")
+    return [tags.PATTERN, encoder.node(value.pattern), value.flags]
+
+
+def _is_quick_pattern(pattern: str | bytes, flags: int) -> bool:
+    """Return whether compiling it takes no time: long patterns and many ranges would."""
+    dash: Any = "-" if isinstance(pattern, str) else b"-"
+    ranges = pattern.count(dash) if flags & re.IGNORECASE else 0
+    return len(pattern) <= _MAX_PATTERN and ranges <= _MAX_RANGES and not flags & ~_PATTERN_FLAGS
+
+
 ENCODERS: Final[dict[type, Callable[[Encoder, Any, int], Any]]] = {
     complex: lambda encoder, value, depth: [tags.COMPLEX, value.real, value.imag],
     range: _range,
@@ -86,6 +106,7 @@ ENCODERS: Final[dict[type, Callable[[Encoder, Any, int], Any]]] = {
     decimal.Decimal: lambda encoder, value, depth: [tags.DECIMAL, str(value)],
     fractions.Fraction: _fraction,
     uuid.UUID: lambda encoder, value, depth: [tags.UUID, value.bytes],
+    re.Pattern: _pattern,
     pathlib.PosixPath: _path,
     pathlib.PurePosixPath: _path,
 }  # fmt: skip
@@ -184,6 +205,19 @@ def _decode_path(decoder: Decoder, node: list[Any], depth: int) -> pathlib.Path:
     return pathlib.Path(decoder.text(decoder.value(node[1], depth), 5_000))
 
 
+def _decode_pattern(decoder: Decoder, node: list[Any], depth: int) -> re.Pattern[Any]:
+    decoder.check(len(node) == 3, "pattern")
+    pattern, flags = decoder.value(node[1], depth), decoder.integer(node[2], 0, _PATTERN_FLAGS)
+    decoder.check(type(pattern) in (str, bytes), "pattern")
+    decoder.check(_is_quick_pattern(pattern, flags), "pattern")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return re.compile(pattern, flags)
+    except (re.error, ValueError, OverflowError, RecursionError):
+        raise CodecError("The result is malformed (pattern).") from None
+
+
 def _constant(value: Any) -> Callable[[Decoder, list[Any], int], Any]:
     def rule(decoder: Decoder, node: list[Any], depth: int) -> Any:
         decoder.check(len(node) == 1, "constant")
@@ -209,4 +243,5 @@ DECODERS: Final[dict[int, Callable[[Decoder, list[Any], int], Any]]] = {
     tags.FRACTION: _decode_fraction,
     tags.UUID: _decode_uuid,
     tags.PATH: _decode_path,
+    tags.PATTERN: _decode_pattern,
 }

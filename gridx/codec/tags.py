@@ -85,7 +85,15 @@ RANDOM: Final = 63
 # Many of one form again: sequences of one length, and one scalar type in other containers.
 SEQUENCES: Final = 64
 PACKED: Final = 65
-COUNT: Final = 66
+# Code of the user with the values that it holds; exceptions as values.
+FUNCTION: Final = 66
+CELL: Final = 67
+PARTIAL: Final = 68
+EXCEPTION: Final = 69
+PATTERN: Final = 70
+MASKED_ARRAY: Final = 71
+ARRAY_VIEW: Final = 72
+COUNT: Final = 73
 
 NAMESPACE: Final = "globals()"
 """What an INPUT names that is no variable: the namespace itself."""

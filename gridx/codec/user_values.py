@@ -6,15 +6,17 @@ On decode a class is looked up among the user's own alone; the object is made wi
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
 import enum
+import functools
 import itertools
 import sys
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from . import tags
+from . import code_values, tags
 from .failures import CodecError, Unsupported
 from .opaque import Opaque
 
@@ -102,7 +104,11 @@ def encode_user_value(encoder: Encoder, value: Any, depth: int) -> list[Any]:
     """
     cls = type(value)
     if isinstance(value, _CODE):
-        return _encode_definition(value)
+        return _encode_code(encoder, value, depth)
+    if cls is functools.partial:
+        return code_values.encode_partial(encoder, value, depth)
+    if isinstance(value, BaseException):
+        return _encode_exception(encoder, value, depth)
     if cls.__module__ != USER_MODULE or "<locals>" in cls.__qualname__:
         raise Unsupported(cls.__qualname__)
     head = [cls.__module__, cls.__qualname__]
@@ -127,6 +133,37 @@ def encode_user_value(encoder: Encoder, value: Any, depth: int) -> list[Any]:
     return node
 
 
+def _encode_code(encoder: Encoder, value: Any, depth: int) -> list[Any]:
+    try:
+        return _encode_definition(value)
+    except Unsupported:
+        if type(value) is not types.FunctionType:
+            raise
+    return code_values.encode_function(encoder, value, depth)
+
+
+def _encode_exception(encoder: Encoder, value: BaseException, depth: int) -> list[Any]:
+    """An exception that is a value: its class, arguments and fields; its traceback stays there."""
+    cls = type(value)
+    is_known = cls.__module__ == USER_MODULE and "<locals>" not in cls.__qualname__
+    if not is_known and getattr(builtins, cls.__name__, None) is not cls:
+        raise Unsupported(cls.__qualname__)
+    with encoder.busy(value):
+        arguments = encoder.nodes(_arguments_of(value), depth)
+    encoder.mark(value)
+    fields = {k: v for k, v in vars(value).items() if is_field_name(k)}
+    notes = [str(note)[:10_000] for note in getattr(value, "__notes__", ())]
+    parts = [encoder.node(fields, depth) if fields else None, notes and encoder.node(notes, depth)]
+    return [tags.EXCEPTION, cls.__module__, cls.__qualname__, arguments, parts[0], parts[1] or None]
+
+
+def _arguments_of(error: BaseException) -> tuple[Any, ...]:
+    """Return what makes ``error`` again: an OSError does not keep its file among its ``args``."""
+    if isinstance(error, OSError) and len(error.args) == 2 and error.filename is not None:
+        return (*error.args, error.filename)
+    return error.args
+
+
 def _encode_definition(value: Any) -> list[Any]:
     module = getattr(value, "__module__", None)
     qualname = getattr(value, "__qualname__", "")
@@ -140,6 +177,8 @@ def _encode_definition(value: Any) -> list[Any]:
 
 
 def _pickles_itself(cls: Any) -> bool:
+    if hasattr(cls, "__del__"):
+        return True  # made from a stranger's data, it would act on it when it is dropped
     if cls.__reduce_ex__ is not object.__reduce_ex__ or cls.__reduce__ is not object.__reduce__:
         return True
     if hasattr(cls, "__setstate__") and not dataclasses.is_dataclass(cls):
@@ -241,7 +280,7 @@ def plan_of(decoder: Decoder, module: Any, qualname: Any, names: Any) -> Plan:
 
 
 def _check_plain(decoder: Decoder, cls: type, names: list[str]) -> None:
-    if issubclass(cls, (*_BUILTIN_BASES, enum.Enum)):
+    if issubclass(cls, (*_BUILTIN_BASES, enum.Enum)) or hasattr(cls, "__del__"):
         raise CodecError(f"{cls.__qualname__!r} is not a plain class.")
     if dataclasses.is_dataclass(cls):
         wanted = {field.name for field in dataclasses.fields(cls)}
@@ -298,7 +337,43 @@ def _decode_definition(decoder: Decoder, node: list[Any], depth: int) -> object:
     return found
 
 
+def _decode_exception(decoder: Decoder, node: list[Any], depth: int) -> object:
+    decoder.check(len(node) == 6 and type(node[3]) is list, "exception")
+    if node[1] == "builtins":
+        decoder.check(type(node[2]) is str, "exception")
+        found: Any = vars(builtins).get(node[2])
+        decoder.check(isinstance(found, type) and issubclass(found, BaseException), "exception")
+        cls: Any = found
+    else:
+        cls = _class(decoder, node)
+        decoder.check(cls is None or issubclass(cls, BaseException), "exception")
+        decoder.check(not hasattr(cls, "__del__"), "exception")
+    arguments = decoder.parts(node[3], depth)
+    made = decoder.place(
+        _placeholder(decoder, node) if cls is None else bare_exception(cls, arguments)
+    )
+    fields, notes = decoder.parts(node[4:], depth)
+    decoder.check(fields is None or type(fields) is dict, "exception")
+    decoder.check(notes is None or type(notes) is list, "exception")
+    if cls is not None:
+        decoder.check(all(map(is_field_name, fields or ())), "exception")
+        vars(made).update(fields or {})
+        for note in notes or ():
+            made.add_note(decoder.text(note))
+    return made
+
+
+def bare_exception(cls: type[BaseException], arguments: list[Any]) -> BaseException:
+    """Return an instance made by the builtin that lays it out: no code of the user is run."""
+    base = next(base for base in cls.__mro__ if base.__module__ == "builtins")
+    made = base.__new__(cls, *arguments)
+    if base is cls:
+        base.__init__(made, *arguments)
+    return made
+
+
 DECODERS: Final = {
+    tags.EXCEPTION: _decode_exception,
     tags.OBJECT: _decode_object,
     tags.ENUM: _decode_enum,
     tags.NAMED_TUPLE: _decode_named_tuple,

@@ -7,7 +7,14 @@ import sys
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[3]
-_ALLOWED = {"gridx", "gridx.errors", "gridx.remote_error", "gridx.ship", "gridx.codec"}
+_ALLOWED = {
+    "gridx",
+    "gridx.codec",
+    "gridx.errors",
+    "gridx.remote_error",
+    "gridx.remote_frames",
+    "gridx.ship",
+}
 _ALLOWED_SHIP = {"analysis", "flow", "magic_lines", "opcodes", "replay", "restore"}
 
 

@@ -11,6 +11,7 @@ import enum
 import fractions
 import pathlib
 import random
+import re
 import sys
 import types
 import typing
@@ -56,7 +57,15 @@ class Named(typing.NamedTuple):
     b: str = "z"
 
 
-NOTEBOOK_CLASSES = (Point, Plain, Colour, Named)
+class Refused(KeyError):
+    """An exception of the notebook."""
+
+    def __init__(self, what: str, where: int) -> None:
+        super().__init__(what)
+        self.where = where
+
+
+NOTEBOOK_CLASSES = (Point, Plain, Colour, Named, Refused)
 for _cls in NOTEBOOK_CLASSES:
     _cls.__module__ = "__main__"
 NAMESPACE: dict[str, Any] = {cls.__name__: cls for cls in NOTEBOOK_CLASSES}
@@ -82,6 +91,14 @@ def same(a: Any, b: Any) -> bool:
         return [a.random() for _ in range(9)] == [b.random() for _ in range(9)]
     if isinstance(a, np.ndarray):
         return _same_arrays(a, b)
+    if isinstance(a, BaseException):
+        if not same(a.args, b.args) or str(a) != str(b):
+            return False
+        return {**vars(a)} == {**vars(b)}
+    if isinstance(a, np.ma.MaskedArray):
+        fills = same(np.asarray(a.fill_value), np.asarray(b.fill_value))
+        masks = (a.mask is np.ma.nomask) == (b.mask is np.ma.nomask)
+        return fills and masks and a.dtype == b.dtype and repr(a) == repr(b)
     if isinstance(a, pd.DataFrame):
         pd.testing.assert_frame_equal(a, b)
         return True
@@ -108,6 +125,12 @@ def same(a: Any, b: Any) -> bool:
     if a is pd.NA or a is pd.NaT:
         return a is b
     return bool(a == b or (a != a and b != b))
+
+
+def _noted(error: Exception, *notes: str) -> Exception:
+    for note in notes:
+        error.add_note(note)
+    return error
 
 
 def _same_arrays(a: Any, b: Any) -> bool:
@@ -253,6 +276,19 @@ VALUES: list[Any] = [
             np.random.Philox,
         )
     ],
+    re.compile(r"(?P<a>\w+)-[a-z]\n", re.IGNORECASE | re.DOTALL),
+    re.compile(rb"\d+"),
+    np.ma.masked_array([1, 2, 3], mask=[0, 1, 0], fill_value=-9),
+    np.ma.masked_array([[1.5, 2.5]]),
+    np.matrix([[1, 2], [3, 4]]),
+    np.rec.array([(1, 2.5)], dtype=[("a", "i4"), ("b", "f8")]),
+    ValueError("x", 2),
+    _noted(KeyError("k"), "first", "second"),
+    FileNotFoundError(2, "No such file", "a.txt"),
+    UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"),
+    ExceptionGroup("two", [ValueError(1), TypeError("t")]),
+    StopIteration(3),
+    Refused("what", 7),
     Point(1, [2]),
     {Point(1), Point(2)},
     Colour.G,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import builtins
 import collections
 import pickle
+import string
 import threading
 from typing import Any
 
@@ -184,7 +185,7 @@ def test_what_follows_a_value_that_cannot_be_encoded_still_refers_to_the_right_o
         (lambda: 1, "function"),
         (threading.Lock(), "cannot be pickled"),
         ((i for i in range(3)), "cannot be pickled"),
-        (ValueError("x"), "ValueError"),
+        (string.Template("x"), "Template"),
         (pd.period_range("2020", periods=3), "PeriodIndex"),
         (collections.defaultdict(lambda: 1), "defaultdict"),
     ],
@@ -198,17 +199,17 @@ def test_what_has_no_safe_form_arrives_closed(value: Any, says: str) -> None:
 
 
 def test_a_closed_value_opens_only_on_the_users_word() -> None:
-    closed = _back(ValueError("inside"))
+    closed = _back(string.Template("inside"))
     with pytest.raises(PermissionError, match="trust=True"):
         closed.unpickle()
     with pytest.warns(UserWarning, match="Unpickling"):
-        assert str(closed.unpickle(trust=True)) == "inside"
+        assert closed.unpickle(trust=True).template == "inside"
 
 
 def test_a_closed_value_that_is_sent_on_becomes_the_value_in_the_next_container() -> None:
-    closed = _back(ValueError("inside"))
+    closed = _back(string.Template("inside"))
     there = pickle.loads(cloudpickle.dumps({"model": closed}))
-    assert isinstance(there["model"], ValueError)
+    assert isinstance(there["model"], string.Template)
 
 
 def test_an_instance_of_a_class_that_is_gone_here_arrives_as_a_placeholder() -> None:
