@@ -72,6 +72,8 @@ class Captured:
     the cell could name any variable to get it."""
     modules: frozenset[str]
     """Modules that the payload imports where it is restored."""
+    needed_by: dict[str, str] = field(default_factory=dict)
+    """Those of them that a variable's value needs, with the first such variable."""
     imports: frozenset[str]
     """Modules that the cell surely imports itself."""
     optional_imports: frozenset[str] = frozenset()
@@ -240,6 +242,7 @@ def _captured(
         unpicklable=packing.unpicklable,
         may_be_asked_for=_may_be_asked_for(packing, closure),
         modules=frozenset(packing.modules),
+        needed_by=packing.needed_by,
         imports=frozenset(analysis.imports),
         optional_imports=frozenset(optional - analysis.imports),
         user_modules=modules.roots,

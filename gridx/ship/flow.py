@@ -39,8 +39,10 @@ class Flow:
         return bound
 
     def _names(self, node: ast.stmt | ast.expr) -> CodeNames:
-        statement = node
-        if not isinstance(node, ast.stmt):
+        statement: ast.stmt
+        if isinstance(node, ast.stmt):
+            statement = node
+        else:
             statement = ast.copy_location(ast.Expr(node), node)
         module = ast.Module([statement], [])
         return code_names(compile(module, "<cell>", "exec", flags=self.flags, dont_inherit=True))

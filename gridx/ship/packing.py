@@ -73,6 +73,8 @@ class Packing:
         """Names that travel only if they can, to why they cannot."""
         self.warnings: list[str] = []
         self.modules: set[str] = set()
+        self.needed_by: dict[str, str] = {}
+        """Modules that data needs, with the first variable that does."""
         self.sent: dict[str, Any] = {}
         self.sizes: dict[str, int] = {}
         self.packed = Packed(b"")
@@ -114,9 +116,12 @@ class Packing:
             begin = shipper.stream_bytes
             for name in [*order.early, *order.late]:
                 current[:] = [name]
-                before = shipper.size_bytes
+                before, modules = shipper.size_bytes, len(shipper.modules)
                 shipper.dump(values[name])
                 sizes[name] = shipper.size_bytes - before
+                if len(shipper.modules) != modules:
+                    for module in shipper.modules - self.needed_by.keys():
+                        self.needed_by[module] = name
 
         try:
             try:

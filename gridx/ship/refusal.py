@@ -45,6 +45,16 @@ class UnknownNeed(CaptureError):
     default_hint = "Correct the name, or run the cell that defines it."
 
 
+class MissingModules(CaptureError):
+    """No image on the grid has a package that the cell or one of its variables needs."""
+
+    code = "missing_modules"
+    default_hint = (
+        "Put a pure-Python package beside the notebook, from where it travels: "
+        "`pip install --no-deps --target . NAME`; or run the cell without %%gridx."
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Unpicklable:
     """Why a variable cannot travel."""
