@@ -51,7 +51,7 @@ MATPLOTLIB_DIR: Final = "/tmp/mpl"
 PIPE_BYTES: Final = 1 << 20
 EXIT_NOT_WARM: Final = 70
 EXIT_NOTHING_TO_DO: Final = 0
-_F_SETPIPE_SZ: Final = 1031
+F_SETPIPE_SZ: Final = 1031
 WARM_ROUNDS: Final = 8
 _WARM_CELL: Final = Run(
     kind="cell", code="x = 1\nprint(x)\n[x, 2.0, 'three']", timeout_s=1.0, expected=("x",)
@@ -206,7 +206,7 @@ class _Child:
         sys.__stderr__ = sys.stderr  # type: ignore[assignment,misc]  # as above
         for fd in (1, 2, self._pipes.record_write):
             try:
-                fcntl.fcntl(fd, _F_SETPIPE_SZ, PIPE_BYTES)
+                fcntl.fcntl(fd, F_SETPIPE_SZ, PIPE_BYTES)
             except OSError:  # above this user's share of pipe memory: the smaller pipe does too
                 pass
         random.seed()

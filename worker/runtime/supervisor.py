@@ -51,7 +51,7 @@ from gridx.resources import MIB, Usage
 from gridx.states import Cause
 
 from . import syscalls
-from .child import PIPE_BYTES, ChildOptions, parse_limits
+from .child import F_SETPIPE_SZ, PIPE_BYTES, ChildOptions, parse_limits
 from .frames import (
     INTERRUPT_GRACE_S,
     MAX_EVENTS_BYTES,
@@ -563,6 +563,11 @@ def main(argv: Sequence[str]) -> int:
     # Private copies, out of the way of everything that is started later.
     in_fd = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 10)
     out_fd = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 10)
+    try:
+        # A large result goes half as fast again when its reader is woken less often.
+        fcntl.fcntl(out_fd, F_SETPIPE_SZ, PIPE_BYTES)
+    except OSError:  # above this user's share of pipe memory, or no pipe at all
+        pass
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(2, 1)
