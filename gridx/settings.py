@@ -1,9 +1,10 @@
 """Which coordinator, as whom: defaults < file < environment < arguments.
 
 The file is ``$XDG_CONFIG_HOME/gridx/config.toml`` (``~/.config`` without it), readable by its
-owner only, since it may hold a token. Its tables ``[cell]`` and ``[profile.NAME]`` are defaults of
-``%%gridx`` options, which the notebook reads. A token belongs to the address it was given out by: when
-another source names another address, the file's token is left out.
+owner only, since it may hold a token. Its tables ``[cell]`` and ``[profile.NAME]`` are defaults
+of ``%%gridx`` options, which the notebook reads; ``[trust]`` is that of ``gridx.trust``. A token
+belongs to the address it was given out by: when another source names another address, the
+file's token is left out.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ DEFAULT_URL: Final = "http://localhost:8081"
 DEFAULT_PORT: Final = 8081
 ENVIRONMENT: Final = {"url": "GRIDX_URL", "user": "GRIDX_USER", "token": "GRIDX_TOKEN"}
 KEYS: Final = tuple(ENVIRONMENT)
-TABLES: Final = ("cell", "profile")
+TABLES: Final = ("cell", "profile", "trust")
 ANOTHER_ADDRESS: Final = "none (the one in the file is for another address)"
 
 
@@ -126,7 +127,7 @@ def read_file(path: Path) -> dict[str, str]:
 
 
 def read_tables(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the tables ``cell`` and ``profile`` of ``path``; empty ones when there are none.
+    """Return the tables of ``path`` by their names; empty ones when there are none.
 
     Raises:
         SettingsError: the file is not TOML.
@@ -237,7 +238,16 @@ def save(
         for key, value in values.items()
         if value
     )
-    text += _tables_text(path)
+    write_file(path, text + _tables_text(path))
+    return path
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write the settings file ``path``, readable by its owner only, in one step.
+
+    Raises:
+        SettingsError: it cannot be written.
+    """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".config-")  # made 0600
@@ -253,7 +263,6 @@ def save(
             f"{path} cannot be written: {exc.strerror}.",
             hint="Set GRIDX_URL, GRIDX_USER and GRIDX_TOKEN instead.",
         ) from None
-    return path
 
 
 def _tables_text(path: Path) -> str:

@@ -178,11 +178,15 @@ def test_tables_of_the_notebook_are_read_apart_and_outlive_a_login(
     assert load(environ=environ).url == "http://f:1"
     save(url="http://g:2", user="ada", environ=environ)
     assert load(environ=environ).url == "http://g:2"
-    assert read_tables(path) == {"cell": {"cpus": 2}, "profile": {"big": {"mem": "8G"}}}
+    assert read_tables(path) == {
+        "cell": {"cpus": 2},
+        "profile": {"big": {"mem": "8G"}},
+        "trust": {},
+    }
 
 
 def test_a_file_without_tables_has_empty_ones(environ: dict[str, str]) -> None:
-    assert read_tables(config_file(environ)) == {"cell": {}, "profile": {}}
+    assert read_tables(config_file(environ)) == {"cell": {}, "profile": {}, "trust": {}}
     path = write(environ, 'cell = "x"\n')
     assert read_tables(path)["cell"] == {}
     with pytest.raises(SettingsError, match="unknown setting"):
