@@ -81,6 +81,16 @@ class Connection:
         self.worker_names = sorted({worker.name for worker in workers})
         return workers
 
+    def image_digests(self, python: str) -> dict[str, str]:
+        """Return the image of each worker online that has ``python``, by the worker's id."""
+        return {
+            worker.worker_id: image.digest
+            for worker in self.workers()
+            if worker.status == "online"
+            for image in worker.capability.images
+            if image.language == "python" and image.python == python
+        }
+
     def login(self, url: str | None, user: str | None, token: str | None) -> ConnectionSettings:
         """Change to another coordinator or user, try it, and remember it in the settings file.
 

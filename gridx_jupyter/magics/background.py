@@ -16,13 +16,14 @@ from gridx.updates import Finished
 from .failures import shown_as_name, shown_as_sentence
 from .order import Order
 from .prepare import notes_before
-from .progress import Progress
+from .progress import Progress, status_line
 from .publish import Publisher
-from .render import StatusLine, footer_text
+from .render import StatusLine, footer_text, should_notify
 from .result import CellResult, Watched
 from .screen import Screen
 
 if TYPE_CHECKING:
+    from .foreground import Footer
     from .notebook import Notebook
 
 IDLE_S = 0.25
@@ -38,11 +39,15 @@ class Background:
         notebook: Notebook,
         screen: Screen | None = None,
         line: StatusLine | None = None,
+        footer: Footer | None = None,
     ) -> None:
+        self._footer_of = footer
+        self._begun_s = time.monotonic()
+        self._show_as = order.options.show
         self._notes_before = notes_before(order)
         self._job = job
         self._screen = screen or Screen(notebook.shell)
-        self._line = line or StatusLine(self._screen, quiet=order.options.quiet)
+        self._line = line or status_line(self._screen, order.options)
         self._notebook = notebook
         self._progress = Progress(job.view)
         self._lost: GridXError | None = None
@@ -63,6 +68,7 @@ class Background:
                 self._progress.note(update)
                 self.result.kept.note(update)
                 if isinstance(update, Finished):
+                    self.result.fetch(update)
                     self._show_last(update)
                     self.result.finish(update)
                     return
@@ -78,8 +84,13 @@ class Background:
 
     def _show_last(self, finished: Finished) -> None:
         if self._line.display_id is not None:
-            text = footer_text(finished, attempts_lost=self._progress.restarts)
+            if self._footer_of is not None:
+                text = self._footer_of(finished)
+            else:
+                text = footer_text(finished, attempts_lost=self._progress.restarts)
             self._line.finish(text, self._notes_before)
+            if should_notify(time.monotonic() - self._begun_s, self._notebook.notify_after_s):
+                self._line.notify()
 
     @property
     def has_ended(self) -> bool:
@@ -108,7 +119,8 @@ class Background:
                 raise late
         if not self._shown:
             self._shown = True
-            publisher = Publisher(self._screen, StatusLine(self._screen, quiet=True), self._job.id)
+            line = StatusLine(self._screen, quiet=True)
+            publisher = Publisher(self._screen, line, self._job.id, self._show_as)
             for event in self.result.kept.events:
                 publisher.publish(event)
             publisher.finish()

@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from gridx.events import Stream, decode_events
+from gridx.protocol import Position
 from gridx.resources import GIB, MIB
-from gridx.schemas import JobView
+from gridx.schemas import BlobRef, JobView
+from gridx.updates import EventArrived, Finished, Update
 
 from .order import Order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from .notebook import Notebook
 
 MAX_BYTES: Final = GIB
 MAX_OUTPUT_BYTES: Final = 32 * MIB
@@ -102,28 +106,101 @@ class Cache:
         return self._folder / f"{key}.result"
 
 
-def key_of(order: Order, image_digest: str, blob_digests: Iterable[str] = ()) -> str:
+def key_of(order: Order, image_digest: str) -> str:
     """Return what the result of ``order`` is kept under.
 
     With a key of the user's own it stands for the inputs.
     """
     captured, options, spec = order.captured, order.options, order.spec
     assert captured is not None and options.cache is not None
-    parts = [
+    files = [(f.path, f.kind, f.data, [blob.digest for blob in f.blobs]) for f in spec.files]
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (
         order.body,
         spec.prelude,
         spec.python,
         image_digest,
-        repr(spec.out),
-        repr(spec.fetch),
-        repr([(f.path, f.kind, f.data, [b.digest for b in f.blobs]) for f in spec.files]),
-    ]
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
+        repr((spec.out, spec.fetch, files)),
+    ):
         digest.update(part.encode("utf-8", "surrogatepass") + b"\0")
     if options.cache:
         digest.update(b"key\0" + options.cache.encode())
     else:
         digest.update(b"inputs\0" + captured.payload)
-        digest.update("".join(sorted(blob_digests)).encode())
+        digest.update("".join(sorted(blob.ref.digest for blob in captured.blobs)).encode())
     return digest.hexdigest()
+
+
+class CachedJob:
+    """A cell that has completed before, watched as a job of the grid is."""
+
+    def __init__(self, kept: Kept) -> None:
+        self._kept = kept
+        self._texts: dict[str, list[str]] = {"stdout": [], "stderr": []}
+        self.view = kept.view
+        self.finished: Finished | None = None
+
+    @property
+    def id(self) -> str:
+        """The id of the job that computed it."""
+        return self.view.job_id
+
+    @property
+    def stdout(self) -> str:
+        """What it printed."""
+        return "".join(self._texts["stdout"])
+
+    @property
+    def stderr(self) -> str:
+        """What it wrote on stderr."""
+        return "".join(self._texts["stderr"])
+
+    def updates(self, *, idle_s: float) -> Iterator[Update | None]:
+        """Yield what happened then, ``Finished`` last."""
+        for event in decode_events(self._kept.stream):
+            if isinstance(event, Stream):
+                self._texts[event.name].append(event.text)
+            yield EventArrived(event, Position())
+        self.finished = Finished(self.view, 0, None, None, self._kept.result)
+        yield self.finished
+
+    def download(self, refs: Sequence[BlobRef], on_progress: object = None) -> bytearray:
+        """Everything is here already."""
+        return bytearray()
+
+    def cancel(self, timeout_s: float = 2.0) -> Finished | None:
+        """There is nothing to stop."""
+        return self.finished
+
+    def footer(self, finished: Finished) -> str:
+        """Return the line that stays."""
+        at = finished.view.finished_at
+        when = "" if at is None else f" of {at:%Y-%m-%d %H:%M} UTC"
+        return f"from cache · result{when} · cost 0 · {self.id}"
+
+
+class CachedRun:
+    """Looks for the result of one cell, and keeps a new one."""
+
+    def __init__(self, notebook: Notebook, order: Order) -> None:
+        self._cache = notebook.cache()
+        self._digests = notebook.connection.image_digests(order.spec.python)
+        self._order = order
+
+    def find(self) -> CachedJob | None:
+        """Return the kept result, of any image that a worker online has."""
+        for digest in sorted(set(self._digests.values())):
+            kept = self._cache.find(self._key(digest))
+            if kept is not None:
+                return CachedJob(kept)
+        return None
+
+    def keep(self, view: JobView, stream: bytes, result: bytes | None) -> bool:
+        """Keep the result of a job that has completed; return whether it could be."""
+        digest = self._digests.get(view.worker_id or "")
+        if digest is None or len(stream) > MAX_OUTPUT_BYTES:
+            return False
+        return self._cache.keep(self._key(digest), Kept(view=view, stream=stream, result=result))
+
+    def _key(self, image_digest: str) -> str:
+        return key_of(self._order, image_digest)

@@ -9,18 +9,20 @@ from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
 from gridx.errors import GridXError
 
 from .failures import shown_as_name, shown_as_sentence
-from .foreground import Foreground
+from .foreground import Footer, Foreground
 from .options import CellOptions, usage_error
 from .order import Order
 from .prepare import dry_run_text, prepare
+from .progress import status_line
 from .render import StatusLine
 from .result import CellResult, Watched
 from .screen import Screen
-from .send import send
+from .send import send, with_files
 from .visible_cell import VisibleCell, visible_cell
 
 if TYPE_CHECKING:
     from .notebook import Notebook
+    from .sessions import OpenSession
 
 
 @magics_class
@@ -77,35 +79,98 @@ def run_cell(
         GridXError: it was refused, or ended badly.
         Exception: what the cell raised there.
     """
+    if options.session is not None and not options.dry_run:
+        return _run_in_session(notebook, line, body, options, visible)
     order = prepare(notebook, line, body, options, visible)
     if options.dry_run:
         print(dry_run_text(order, notebook.connection))
         return None
+    order = with_files(order)
     screen = Screen(notebook.shell)
-    status = StatusLine(screen, quiet=options.quiet)
+    status = status_line(screen, options)
+    if options.local:
+        from .local import LocalJob
+
+        local = LocalJob(order)
+        return watch(notebook, order, local, screen, status, local.footer)
+    if options.cache is not None:
+        _run_cached(notebook, order, screen, status)
+        return None
+    return watch(notebook, order, _sent(notebook, order, status), screen, status)
+
+
+def _sent(notebook: Notebook, order: Order, status: StatusLine) -> Watched:
     try:
-        order, job = send(order, notebook, status)
+        return send(order, notebook, status)
     except KeyboardInterrupt:
         if status.display_id is not None:
             status.finish("interrupted before it began; nothing runs")
         raise
-    return watch(notebook, order, job, screen, status)
+
+
+def _run_in_session(
+    notebook: Notebook, line: str, body: str, options: CellOptions, visible: VisibleCell
+) -> CellResult | None:
+    """Run a cell where the cells of its session have run before."""
+    assert options.session is not None
+    sessions = notebook.sessions
+    held, note = sessions.find(options.session)
+    order = with_files(prepare(notebook, line, body, options, visible, held))
+    screen = Screen(notebook.shell)
+    status = status_line(screen, options)
+    if note:
+        screen.write("stderr", f"Grid-X: {note}\n")
+    call = sessions.send(order, held, status)
+    held = sessions.of(call)
+    return watch(notebook, order, call, screen, status, held.footer, held)
+
+
+def _run_cached(notebook: Notebook, order: Order, screen: Screen, status: StatusLine) -> None:
+    """Show the kept result of ``order``, or run it and keep what it gives."""
+    from .cache import CachedRun
+
+    cached = CachedRun(notebook, order)
+    found = None if order.options.fresh else cached.find()
+    if found is not None:
+        watch(notebook, order, found, screen, status, found.footer)
+        return
+    job = _sent(notebook, order, status)
+    foreground = Foreground(order.without_payload(), job, notebook, screen, status)
+    result = foreground.result
+    result.keeps_raw = True
+    _store(notebook, order, result)
+    foreground.run()
+    if result.ok and result.kept.is_whole:
+        cached.keep(job.view, result.kept.stream(), bytes(result.raw))
 
 
 def watch(
-    notebook: Notebook, order: Order, job: Watched, screen: Screen, status: StatusLine
+    notebook: Notebook,
+    order: Order,
+    job: Watched,
+    screen: Screen,
+    status: StatusLine,
+    footer: Footer | None = None,
+    session: OpenSession | None = None,
 ) -> CellResult | None:
     """Show a job that runs: until its end, or from now on in the background."""
     order = order.without_payload()
+
+    def landed(result: CellResult) -> None:
+        if session is not None:
+            notebook.sessions.landed(session, order, result)
+
     if order.options.background:
         from .background import Background
 
-        background = Background(order, job, notebook, screen, status)
+        background = Background(order, job, notebook, screen, status, footer)
+        background.result.on_landed = landed
         notebook.backgrounds.append(background)
         _store(notebook, order, background.result)
         background.start()
         return None if order.options.store_as else background.result
-    foreground = Foreground(order, job, notebook, screen, status)
+    foreground = Foreground(order, job, notebook, screen, status, footer)
+    foreground.result.on_landed = landed
     _store(notebook, order, foreground.result)
     foreground.run()
     return None

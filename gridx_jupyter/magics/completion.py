@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from .line import COMMANDS
-from .options import BY_NAME, ON_INTERRUPT, PROGRESS, SETTABLE, option_names
+from .options import BY_NAME, ON_INTERRUPT, PROGRESS, SETTABLE, SHOW, option_names
 
 if TYPE_CHECKING:
     from .notebook import Notebook
@@ -74,6 +74,8 @@ def _values(key: str, notebook: Notebook) -> list[str]:
             return list(ON_INTERRUPT)
         case "progress":
             return list(PROGRESS)
+        case "show":
+            return list(SHOW)
         case "quiet":
             return ["on", "off"]
     return []

@@ -39,7 +39,7 @@ def shown_at_its_lines(error: BaseException, shell: InteractiveShell) -> BaseExc
     """
     frames = error.__traceback__
     if isinstance(error, SyntaxError):
-        entries = traceback.extract_tb(frames) if frames is not None else None
+        entries: Any = traceback.extract_tb(frames) if frames is not None else None
         lines = shell.SyntaxTB.structured_traceback(type(error), error, entries)
         return _stand_in(error, lines)
     if isinstance(error, BaseExceptionGroup):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gridx.errors import GridXError, TransportError
@@ -9,14 +11,17 @@ from gridx.updates import EventArrived, Finished, Restarted
 
 from .order import Order
 from .prepare import notes_before
-from .progress import Progress
+from .progress import Progress, status_line
 from .publish import Publisher
-from .render import StatusLine, footer_text
+from .render import StatusLine, footer_text, receiving_text, should_notify, worker_of
 from .result import CellResult, Watched
 from .screen import Screen
 
 if TYPE_CHECKING:
     from .notebook import Notebook
+
+Footer = Callable[[Finished], str]
+"""Returns the line that stays."""
 
 IDLE_S = 0.25
 CANCEL_S = 2.0
@@ -32,13 +37,16 @@ class Foreground:
         notebook: Notebook,
         screen: Screen | None = None,
         line: StatusLine | None = None,
+        footer: Footer | None = None,
     ) -> None:
+        self._footer_of = footer
+        self._begun_s = time.monotonic()
         self._order = order
         self._job = job
         self._notebook = notebook
         self._screen = screen or Screen(notebook.shell)
-        self._line = line or StatusLine(self._screen, quiet=order.options.quiet)
-        self._publisher = Publisher(self._screen, self._line, job.id)
+        self._line = line or status_line(self._screen, order.options)
+        self._publisher = Publisher(self._screen, self._line, job.id, order.options.show)
         self._progress = Progress(job.view)
         self.keeps_output = order.options.store_as is not None or order.options.cache is not None
         self.result = CellResult(job, order, notebook)
@@ -53,11 +61,18 @@ class Foreground:
         except TransportError:
             self._line.finish(f"lost the coordinator; see later: `%gridx attach {self._job.id}`")
             raise
+        self._finish(finished)
+        if self.result.error is not None:
+            raise self.result.error
+
+    def _finish(self, finished: Finished) -> None:
+        self.result.fetch(finished, self._receiving)
         self.result.finish(finished)
         self.result.land(self._publisher.error)
         self._footer(finished)
-        if self.result.error is not None:
-            raise self.result.error
+
+    def _receiving(self, done_bytes: int, total_bytes: int) -> None:
+        self._line.show(receiving_text(done_bytes, total_bytes))
 
     def _watch(self) -> Finished:
         for update in self._job.updates(idle_s=IDLE_S):
@@ -66,24 +81,29 @@ class Foreground:
                 self._publisher.finish()
                 return update
             self._line.show(self._progress.text())
+            self._publisher.worker = worker_of(self._progress.view)
             if isinstance(update, EventArrived):
                 self._publisher.publish(update.event)
                 self._notebook.journal.note_position(self._job.id, update.position)
             elif isinstance(update, Restarted):
                 self._publisher.restart()
+            else:
+                self._publisher.tick()
             if self.keeps_output:
                 self.result.kept.note(update)
         raise AssertionError("updates() ends with Finished or raises")
 
-    def footer(self, finished: Finished) -> str:
-        """Return the line that stays."""
-        return footer_text(finished, attempts_lost=self._progress.restarts)
-
     def _footer(self, finished: Finished) -> None:
+        if self._footer_of is not None:
+            text = self._footer_of(finished)
+        else:
+            text = footer_text(finished, attempts_lost=self._progress.restarts)
         notes = self.result.notes
         if not self._order.options.quiet:
             notes = [*notes_before(self._order), *self._publisher.notes(), *notes]
-        self._line.finish(self.footer(finished), notes)
+        self._line.finish(text, notes)
+        if should_notify(time.monotonic() - self._begun_s, self._notebook.notify_after_s):
+            self._line.notify()
 
     def _interrupted(self) -> None:
         """Do what --on-interrupt says, with a bounded wait; a second interrupt leaves at once."""
@@ -107,9 +127,7 @@ class Foreground:
         if finished is None:
             self._line.finish(f"asked to stop, not confirmed yet: `%gridx cancel {self._job.id}`")
             return
-        self.result.finish(finished)
-        self.result.land(self._publisher.error)
-        self._footer(finished)
+        self._finish(finished)
 
     def _wants_detach(self) -> bool:
         what = self._order.options.on_interrupt
@@ -122,7 +140,9 @@ class Foreground:
         from .background import Background
 
         order = self._order.at(self._notebook.shell.user_ns)
-        background = Background(order, self._job, self._notebook, self._screen, self._line)
+        background = Background(
+            order, self._job, self._notebook, self._screen, self._line, self._footer_of
+        )
         self._notebook.backgrounds.append(background)
         if order.options.store_as is not None:
             self._notebook.shell.user_ns[order.options.store_as] = background.result

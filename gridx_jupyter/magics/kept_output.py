@@ -96,19 +96,19 @@ class _Recorder(Screen):
         pass
 
     def display(
-        self, data: dict[str, str], metadata: dict[str, Any], display_id: str | None = None
+        self, data: dict[str, Any], metadata: dict[str, Any], display_id: str | None = None
     ) -> None:
         shown = {"output_type": "display_data", "data": data, "metadata": metadata}
         self.outputs.append(shown)
         if display_id is not None:
             self._by_id[display_id] = shown
 
-    def update(self, data: dict[str, str], metadata: dict[str, Any], display_id: str) -> None:
+    def update(self, data: dict[str, Any], metadata: dict[str, Any], display_id: str) -> None:
         shown = self._by_id.get(display_id)
         if shown is not None:
             shown.update(data=data, metadata=metadata)
 
-    def result(self, data: dict[str, str], metadata: dict[str, Any]) -> None:
+    def result(self, data: dict[str, Any], metadata: dict[str, Any]) -> None:
         shown = {"output_type": "execute_result", "data": data, "metadata": metadata}
         self.outputs.append({**shown, "execution_count": None})
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from .notebook import Notebook
     from .order import Order
+    from .result import Watched
 
 _NOTHING_KNOWN: Final = (
     "Nothing is known of its cell on this machine, so no variable comes home; "
@@ -85,7 +86,10 @@ def show_attach(notebook: Notebook, rest: str) -> None:
         return
     entry = notebook.journal.find(given.job)
     client = notebook.connection.client
-    if given.new:
+    job: Watched
+    if entry is not None and entry.session is not None:
+        job = client.attach_session(given.job).newest
+    elif given.new:
         job = client.attach(given.job, after=notebook.journal.position(given.job))
     else:
         job = client.attach(given.job)
@@ -121,9 +125,10 @@ def show_result(notebook: Notebook, rest: str) -> None:
     for update in job.updates(idle_s=0.25):
         result.kept.note(update)
         if isinstance(update, Finished):
+            result.fetch(update)
             result.finish(update)
     if given.raw is not None:
-        data = result.raw()
+        data = result.raw
         given.raw.write_bytes(data)
         print(f"{format_bytes(len(data))} in {given.raw}, not opened and not to be trusted.")
         return

@@ -12,7 +12,7 @@ import keyword
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from IPython.core.error import UsageError
 
@@ -21,9 +21,13 @@ from gridx.quantities import format_duration, parse_duration, parse_size
 from gridx.resources import GIB, MIB, format_bytes
 from gridx.schemas import MAX_TIMEOUT_S, Limits
 
+if TYPE_CHECKING:
+    from gridx.display.bundle import Show
+
 DEFAULT_TIMEOUT_S: Final = 300.0
 ON_INTERRUPT: Final = ("cancel", "detach", "ask")
 PROGRESS: Final = ("auto", "text", "html", "widget", "off")
+SHOW: Final = ("clean", "interactive", "text")
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,14 @@ class CellOptions:
     background: bool = False
     store_as: str | None = None
     session: str | None = None
+    session_time_s: float | None = None  # None: an hour, or what half of the credits pay for
     cache: str | None = None  # "": by the digest of the inputs, else the user's own key
     fresh: bool = False
     local: bool = False
     dry_run: bool = False
     on_interrupt: str = "cancel"
     progress: str = "auto"
+    show: Show = "clean"
     quiet: bool = False
 
     def limits(self) -> Limits:
@@ -238,6 +244,14 @@ CELL_OPTIONS: Final = (
         settable=True,
     ),
     Option(
+        ("--session-time",),
+        "session_time_s",
+        "longest time that a session is open (1h, or what half of your free credits pay for)",
+        "TIME",
+        _timeout,
+        settable=True,
+    ),
+    Option(
         ("--cache",),
         "cache",
         "reuse the result of the same code, inputs and image; KEY stands for the inputs",
@@ -263,6 +277,14 @@ CELL_OPTIONS: Final = (
         "the progress line: auto, text, html, widget or off (auto)",
         "KIND",
         _one_of(PROGRESS),
+        settable=True,
+    ),
+    Option(
+        ("--show",),
+        "show",
+        "rich output of this job: clean; interactive, in a frame apart; or text alone (clean)",
+        "HOW",
+        _one_of(SHOW),
         settable=True,
     ),
     Option(("--quiet",), "quiet", "no progress line and no footer", settable=True),

@@ -63,7 +63,7 @@ class Order:
         """Return the order of a cell that was sent: its inputs need no memory here any more."""
         captured = self.captured
         if captured is not None:
-            captured = dataclasses.replace(captured, payload=b"", blobs=())
+            captured = captured.sent()
         spec = msgspec.structs.replace(self.spec, files=())
         return dataclasses.replace(self, captured=captured, spec=spec, file_blobs=())
 

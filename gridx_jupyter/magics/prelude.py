@@ -26,6 +26,13 @@ class Prelude:
         """What runs before the cell; empty when there is none."""
         return "\n".join([*self.state, *self.lines])
 
+    @property
+    def names(self) -> frozenset[str]:
+        """What the lines bind, there."""
+        from gridx.ship.analysis import analyze
+
+        return frozenset(analyze(self.text).writes)
+
     def add(self, line: str) -> None:
         """Add one line. Raises SyntaxError when it is not Python."""
         compile(transform(line), "<prelude>", "exec", dont_inherit=True)
@@ -81,8 +88,10 @@ def _option_lines() -> list[str]:
             ]
     pandas: Any = sys.modules.get("pandas")
     if pandas is not None:
-        registered = getattr(pandas._config.config, "_registered_options", {})
-        for key, option in registered.items():
+        settings = pandas._config.config
+        for key, option in getattr(settings, "_registered_options", {}).items():
+            if key in getattr(settings, "_deprecated_options", {}):
+                continue
             value = pandas.get_option(key)
             if value != option.defval and _is_plain(value):
                 lines.append(f"__pandas.set_option({key!r}, {value!r})")

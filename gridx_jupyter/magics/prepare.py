@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,17 +20,27 @@ from .visible_cell import VisibleCell
 
 if TYPE_CHECKING:
     from gridx.ship.capture import Captured
+    from gridx.ship.fingerprint import Fingerprint
 
     from ..connection import Connection
     from .notebook import Notebook
+    from .sessions import OpenSession
 
 _OURS_BELOW: Final = re.compile(r"^\s*(%{1,2}gridx)\b", re.MULTILINE)
 
 
 def prepare(
-    notebook: Notebook, line: str, body: str, options: CellOptions, visible: VisibleCell
+    notebook: Notebook,
+    line: str,
+    body: str,
+    options: CellOptions,
+    visible: VisibleCell,
+    session: OpenSession | None = None,
 ) -> Order:
     """Return the cell ready to be sent. Nothing has left the notebook afterwards.
+
+    Args:
+        session: the open session that it goes to; only what has changed is captured then.
 
     Raises:
         CaptureError: a variable that the cell reads cannot travel; the sentence names it.
@@ -43,7 +54,7 @@ def prepare(
             f"{ours[1]} stands inside the cell's code, which runs on a worker: put it into a cell "
             f"of its own."
         )
-    captured = _captured(notebook, body, options, visible)
+    captured = _captured(notebook, body, options, visible, session)
     _check_out(options, captured)
     spec = CellSpec(
         python=captured.python,
@@ -51,6 +62,7 @@ def prepare(
         inputs=tuple(sorted(captured.inputs)),
         out=options.out,
         cell_id=visible.cell_id,
+        files=captured.files,
         fetch=options.fetch,
         prelude=notebook.prelude.text if notebook.has_prelude else "",
     )
@@ -61,11 +73,19 @@ def prepare(
 
 
 def _captured(
-    notebook: Notebook, body: str, options: CellOptions, visible: VisibleCell
+    notebook: Notebook,
+    body: str,
+    options: CellOptions,
+    visible: VisibleCell,
+    session: OpenSession | None,
 ) -> Captured:
     from gridx.ship.capture import capture
 
     shell = notebook.shell
+    known: Mapping[str, Fingerprint] | None = None if options.session is None else {}
+    remote_names = set(notebook.prelude.names) if notebook.has_prelude else set()
+    if session is not None:
+        known, remote_names = session.known, remote_names | session.remote_names
     try:
         return capture(
             body,
@@ -74,6 +94,9 @@ def _captured(
             without=options.without,
             everything=options.everything,
             report_only=options.dry_run,
+            with_blobs=not options.local,
+            known=known,
+            remote_names=remote_names,
         )
     except SyntaxError as exc:
         error = exc
@@ -123,6 +146,9 @@ def captured_text(order: Order) -> str:
             lines.append(f"  {name:<{width}}  {shown:>9}  {captured.why.get(name, '')}".rstrip())
     else:
         lines.append("Sent: no variable, only the code.")
+    if captured.unchanged:
+        names = ", ".join(sorted(captured.unchanged))
+        lines.append(f"In the session already, unchanged: {names}.")
     lines.append(_home_text(order))
     lines += _file_lines(options)
     modules = sorted({name.partition(".")[0] for name in captured.modules | captured.imports})
@@ -134,7 +160,8 @@ def captured_text(order: Order) -> str:
         lines.append(f"Run first: the prelude, {count} lines (`%gridx prelude`).")
     for name, size in sorted(captured.left_out.items()):
         lines.append(
-            f"Left out: {name} ({format_bytes(size)}), only mentioned in a string; "
+            f"Left out: {name} ({format_bytes(size)}), "
+            f"{captured.left_out_why.get(name, 'only mentioned in a string')}; "
             f"--needs {name} sends it."
         )
     for name in sorted(captured.missing):

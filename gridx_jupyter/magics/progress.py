@@ -7,7 +7,9 @@ import time
 from gridx.schemas import JobView
 from gridx.updates import Finished, LinkChanged, Restarted, StateChanged, Update
 
-from .render import progress_text
+from .options import CellOptions
+from .render import StatusLine, progress_text
+from .screen import Screen
 
 
 class Progress:
@@ -41,3 +43,8 @@ class Progress:
         since_s = self._running_since_s
         running_s = 0.0 if since_s is None else time.monotonic() - since_s
         return progress_text(self.view, running_s, connected=self.connected)
+
+
+def status_line(screen: Screen, options: CellOptions) -> StatusLine:
+    """Return the line of a cell with these options."""
+    return StatusLine(screen, quiet=options.quiet, progress=options.progress)

@@ -24,9 +24,11 @@ from .order import Order
 from .render import worker_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from gridx.codec.results import Applied
+    from gridx.schemas import BlobRef
+    from gridx.transfer import Progress
     from gridx.updates import Update
 
     from .notebook import Notebook
@@ -49,6 +51,9 @@ class Watched(Protocol):
     def stderr(self) -> str: ...
     def updates(self, *, idle_s: float) -> Iterator[Update | None]: ...
     def cancel(self, timeout_s: float = ...) -> Finished | None: ...
+    def download(
+        self, refs: Sequence[BlobRef], on_progress: Progress | None = ...
+    ) -> bytearray: ...
 
 
 class CellResult:
@@ -61,6 +66,7 @@ class CellResult:
         self._landed = False
         self._on_wait: Callable[[float | None], None] | None = None
         self._finished: Finished | None = None
+        self._data: bytes | bytearray | None = None
         self._waiters: list[concurrent.futures.Future[None]] = []
         self.ended = threading.Event()
         self.kept = KeptOutput()
@@ -68,6 +74,10 @@ class CellResult:
         self.files: dict[str, Path] = {}
         self.error: BaseException | None = None
         self.notes: list[str] = []
+        self.applied: Applied | None = None
+        self.is_not_begun = False  # its variables could not be restored
+        self.keeps_raw = False  # for whoever keeps it: landing takes the bytes over
+        self.on_landed: Callable[[CellResult], None] | None = None
 
     def __reduce__(self) -> NoReturn:
         raise StaysHere("it is the record of a cell and stays in this notebook")
@@ -188,9 +198,21 @@ class CellResult:
         self.ended.set()
         self._tell_waiters()
 
-    def raw(self) -> bytes:
-        """Return the result as it came; empty when there is none."""
-        return bytes(self._finished.result or b"") if self._finished is not None else b""
+    def fetch(self, finished: Finished, on_progress: Progress | None = None) -> None:
+        """Get a result that is too large for a message. Any thread may call this.
+
+        Raises:
+            GridXError: it could not be read; `%gridx result JOB` tries again.
+        """
+        if finished.result is not None:
+            self._data = finished.result
+        elif finished.result_blobs:
+            self._data = self._job.download(finished.result_blobs, on_progress)
+
+    @property
+    def raw(self) -> bytes | bytearray:
+        """The result as it came; empty when there is none."""
+        return self._data or b""
 
     def land(self, error_data: dict[str, Any] | None) -> None:
         """Bring values and error home. For the main thread, once; later calls do nothing."""
@@ -203,17 +225,22 @@ class CellResult:
         elif isinstance(failure, GridXError):
             failure = shown_as_sentence(failure)
         self.error = failure
-        result = self._finished.result
-        if result is not None:
-            self._apply(result)
+        if self._data is not None:
+            data, self._data = self._data, None
+            if self.keeps_raw:
+                self._data = bytes(data)
+            self._apply(data)
         # The namespace of the submit would keep what the notebook has dropped since.
         self._order = dataclasses.replace(self._order, at_submit=None)
+        if self.on_landed is not None:
+            self.on_landed(self)
 
     def _rebuilt(self, data: dict[str, Any]) -> BaseException:
         from gridx.remote_error import rebuild, user_exceptions
 
         visible, shell = self._order.visible, self._notebook.shell
         if data.get("module") == _RESTORE_MODULE:
+            self.is_not_begun = True
             return shown_as_sentence(
                 JobFailed(
                     clean_line(str(data.get("message")), 500) + " The cell did not begin.",
@@ -262,6 +289,7 @@ class CellResult:
                 )
                 self.error = shown_as_sentence(refusal)
             return
+        self.applied = applied
         self.values = dict(applied.values)
         known = self._order.expected | namespace.keys()
         self.notes += notes_on(applied, known)

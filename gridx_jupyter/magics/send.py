@@ -16,6 +16,7 @@ from gridx.resources import format_bytes
 from ..connection import unreachable
 from .journal import Entry
 from .order import Order
+from .render import sending_text
 
 if TYPE_CHECKING:
     from gridx.blocking import BlockingJob
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from .render import StatusLine
 
 
-def send(order: Order, notebook: Notebook, line: StatusLine) -> tuple[Order, BlockingJob]:
-    """Submit ``order``; return it with its files, and the job.
+def send(order: Order, notebook: Notebook, line: StatusLine) -> BlockingJob:
+    """Submit ``order``; return the job.
 
     Raises:
         GridXError: whatever refuses it; nothing runs.
@@ -33,7 +34,6 @@ def send(order: Order, notebook: Notebook, line: StatusLine) -> tuple[Order, Blo
     """
     connection, limits = notebook.connection, order.options.limits()
     welcome = connection.welcome()
-    order = with_files(order)
     check_size(order, welcome.max_payload_bytes)
     ask_before_upload(order, notebook)
     connection.require_python(order.spec.python)
@@ -42,8 +42,12 @@ def send(order: Order, notebook: Notebook, line: StatusLine) -> tuple[Order, Blo
     notebook.latest_job = job_id
     captured = order.captured
     assert captured is not None
+
+    def sending(done_bytes: int, total_bytes: int) -> None:
+        line.show(sending_text(done_bytes, total_bytes))
+
     try:
-        return order, connection.client.submit(
+        job = connection.client.submit(
             order.body,
             timeout_s=limits.timeout_s,
             cpus=limits.cpus,
@@ -51,6 +55,9 @@ def send(order: Order, notebook: Notebook, line: StatusLine) -> tuple[Order, Blo
             gpus=limits.gpus,
             cell=order.spec,
             inputs=captured.payload,
+            blobs=order.blobs,
+            on_progress=sending,
+            retries=order.options.retries,
             job_id=job_id,
         )
     except TransportError as exc:
@@ -58,6 +65,8 @@ def send(order: Order, notebook: Notebook, line: StatusLine) -> tuple[Order, Blo
     except GridXError:
         notebook.journal.forget(job_id)
         raise
+    notebook.sent_digests.update(blob.ref.digest for blob in order.blobs)
+    return job
 
 
 def with_files(order: Order) -> Order:

@@ -211,7 +211,7 @@ def test_a_refusal_of_the_coordinator_is_a_sentence(grid: GridThread, kernel: Ke
         ("%%gridx --needs nope\nx = 1", "UnknownNeed", "no variable 'nope'"),
         ("%%gridx --out nope\nx = 1", "UsageError", "nothing in this cell binds"),
         ("%%gridx\nlock.acquire()", "CaptureError", "'lock'"),
-        ("%%gridx\nlen(big)", "PayloadTooLarge", "big (16.0 MiB)"),
+        ("%%gridx --max-upload 1M\nlen(big)", "PayloadTooLarge", "big (16.0 MiB)"),
         ("%%gridx --as x-y\nx = 1", "UsageError", "not a variable's name"),
     ],
 )

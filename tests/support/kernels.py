@@ -53,9 +53,15 @@ class Kernel:
         loaded = self.run("%load_ext gridx_jupyter")
         assert loaded.reply["status"] == "ok", loaded.reply
 
-    def start(self, code: str) -> str:
-        msg_id: str = self.client.execute(code, store_history=True)
+    def start(self, code: str, *, allow_stdin: bool = False) -> str:
+        msg_id: str = self.client.execute(code, store_history=True, allow_stdin=allow_stdin)
         return msg_id
+
+    def answer(self, text: str) -> str:
+        """Answer the next question of a cell that was started with ``allow_stdin``; return it."""
+        question = self.client.get_stdin_msg(timeout=30)["content"]["prompt"]
+        self.client.input(text)
+        return str(question)
 
     def messages(self, msg_id: str, timeout_s: float) -> Any:
         """Yield (time, type, content) until the kernel is idle again."""

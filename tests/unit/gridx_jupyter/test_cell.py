@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
 from gridx.errors import JobFailed, TransportError
 from gridx.events import Stream
 from gridx.protocol import Position
-from gridx.schemas import CellSpec
+from gridx.schemas import BlobRef, CellSpec
 from gridx.ship.capture import capture
 from gridx.updates import EventArrived, Finished, LinkChanged, StateChanged, Update
-from gridx_jupyter.connection import Connection
 from gridx_jupyter.magics.background import Background
 from gridx_jupyter.magics.failures import shown_as_sentence
 from gridx_jupyter.magics.foreground import Foreground
-from gridx_jupyter.magics.journal import Journal
 from gridx_jupyter.magics.notebook import Notebook
 from gridx_jupyter.magics.options import CellOptions
 from gridx_jupyter.magics.order import Order
@@ -29,14 +26,6 @@ from gridx_jupyter.magics.progress import Progress
 from gridx_jupyter.magics.visible_cell import VisibleCell
 
 from .test_render import NOW, view
-
-
-@pytest.fixture(scope="module")
-def notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
-    notebook = Notebook(InteractiveShell.instance(), Connection())
-    notebook.journal = Journal(tmp_path_factory.mktemp("data"), "a notebook")
-    yield notebook
-    InteractiveShell.clear_instance()
 
 
 class FakeJob:
@@ -57,6 +46,9 @@ class FakeJob:
             if isinstance(said, BaseException):
                 raise said
             yield said
+
+    def download(self, refs: Sequence[BlobRef], on_progress: object = None) -> bytearray:
+        raise AssertionError("small results come with the last update")
 
     def cancel(self, timeout_s: float = 2.0) -> Finished | None:
         self.cancelled_within_s.append(timeout_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from gridx.schemas import AccountView
-from gridx_jupyter.magics.line_grid import balance_text, workers_text
+from gridx_jupyter.magics.line_grid import balance_text
 from gridx_jupyter.magics.line_jobs import jobs_text
 
 from .test_render import view
