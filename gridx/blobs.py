@@ -7,7 +7,7 @@ blob. Digests are over the raw bytes; how they are stored or sent is nobody else
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -90,11 +90,41 @@ def unpack(body: bytes, ref: BlobRef, *, is_zstd: bool) -> bytes:
         BlobMismatch: the bytes have another size or digest, or are no zstd frame.
     """
     raw = _inflate(body, ref.size) if is_zstd else body
-    if len(raw) != ref.size:
-        raise BlobMismatch(f"Blob {ref.digest[:16]} came with {len(raw)} of {ref.size} bytes.")
-    if digest(raw) != ref.digest:
-        raise BlobMismatch(f"Blob {ref.digest[:16]} came with other bytes than its name says.")
+    check((raw,), ref)
     return raw
+
+
+def unpack_into(
+    target: memoryview, pieces: Sequence[bytes], ref: BlobRef, *, is_zstd: bool
+) -> None:
+    """Put the raw bytes of the blob ``ref``, which came in pieces, into ``target``.
+
+    Raises:
+        BlobMismatch: as ``unpack``; what is in ``target`` then means nothing.
+    """
+    raw = (unpack(b"".join(pieces), ref, is_zstd=True),) if is_zstd else pieces
+    if not is_zstd:
+        check(raw, ref)
+    at = 0
+    for piece in raw:
+        target[at : at + len(piece)] = piece
+        at += len(piece)
+
+
+def check(pieces: Sequence[bytes], ref: BlobRef) -> None:
+    """Refuse raw bytes that are not the blob ``ref``.
+
+    Raises:
+        BlobMismatch: they have another size or digest.
+    """
+    size = sum(map(len, pieces))
+    if size != ref.size:
+        raise BlobMismatch(f"Blob {ref.digest[:16]} came with {size} of {ref.size} bytes.")
+    hasher = blake3.blake3()
+    for piece in pieces:
+        hasher.update(piece)
+    if hasher.hexdigest() != ref.digest:
+        raise BlobMismatch(f"Blob {ref.digest[:16]} came with other bytes than its name says.")
 
 
 def _inflate(body: bytes, size: int) -> bytes:

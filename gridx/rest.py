@@ -62,12 +62,16 @@ def _reason(cause: object) -> str:
     return str(cause).strip(".") or type(cause).__name__
 
 
-def error_of(url: str, cause: Exception) -> GridXError:
-    """Return what ``cause``, an HTTP call that failed, means for the caller."""
+def error_of(url: str, cause: Exception, body: bytes | None = None) -> GridXError:
+    """Return what ``cause``, an HTTP call that failed, means for the caller.
+
+    ``body``: of the answer, where it was taken while it came.
+    """
     if not isinstance(cause, HTTPClientError) or cause.response is None or cause.code == 599:
         return unreachable(url, cause)
     try:
-        return from_body(msgspec.json.decode(cause.response.body or b"", type=_Envelope).error)
+        said = cause.response.body or b"" if body is None else body
+        return from_body(msgspec.json.decode(said, type=_Envelope).error)
     except msgspec.MsgspecError:
         return TransportError(
             f"What answers at {url} is not a Grid-X coordinator (HTTP {cause.code}"
@@ -115,16 +119,18 @@ class Rest:
             f"/blobs/{ref.digest}?{query}", "PUT", packed.body, headers, _BLOB_TIMEOUT_S
         )
 
-    async def get_blob(self, user: str, job_id: str, ref: BlobRef) -> tuple[bytes, bool]:
+    async def get_blob(self, user: str, job_id: str, ref: BlobRef) -> tuple[list[bytes], bool]:
         """Return a blob that a job of ``user`` refers to, as it came, and whether it is packed."""
         query = urlencode({"job_id": job_id, "user_id": user})
+        pieces: list[bytes] = []
         response = await self._fetch(
             f"/blobs/{ref.digest}?{query}",
             "GET",
             headers={"Accept": OCTETS, "Accept-Encoding": ZSTD},
             timeout_s=_BLOB_TIMEOUT_S,
+            pieces=pieces,
         )
-        return response.body, response.headers.get("Content-Encoding") == ZSTD
+        return pieces, response.headers.get("Content-Encoding") == ZSTD
 
     async def clock_offset_s(self) -> float | None:
         """Return how far the coordinator's clock is ahead of ours, to about a second.
@@ -145,6 +151,7 @@ class Rest:
         body: bytes | None = None,
         headers: Mapping[str, str] = MappingProxyType({}),
         timeout_s: float = _TIMEOUT_S,
+        pieces: list[bytes] | None = None,
     ) -> HTTPResponse:
         headers = {"Accept": "application/json", **headers}
         if self._settings.token:
@@ -158,11 +165,13 @@ class Rest:
             connect_timeout=_TIMEOUT_S,
             follow_redirects=False,  # a redirect would carry the token elsewhere
             decompress_response="Accept-Encoding" not in headers,
+            streaming_callback=None if pieces is None else pieces.append,
         )
         try:
             return await self._http.fetch(request)
         except (HTTPClientError, OSError) as exc:
-            raise error_of(self._settings.url, exc) from None
+            said = None if pieces is None else b"".join(pieces)
+            raise error_of(self._settings.url, exc, said) from None
 
     def _decode(self, response: HTTPResponse, reply: type[T]) -> T:
         try:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
-from .blobs import MAX_BLOBS, Blob, pack, unpack
+from .blobs import MAX_BLOBS, Blob, pack, unpack_into
 from .clock import monotonic_s
 from .errors import BlobMismatch, PayloadTooLarge, ProtocolError, TransportError
 from .link import delay_s
@@ -136,16 +136,19 @@ async def download(
     here_bytes = 0
     with memoryview(whole) as view:
 
-        def lay_down(ref: BlobRef, body: bytes, is_zstd: bool) -> None:
-            raw = unpack(body, ref, is_zstd=is_zstd)
-            for place in places[ref]:
-                view[place : place + ref.size] = raw
+        def lay_down(ref: BlobRef, pieces: Sequence[bytes], is_zstd: bool) -> None:
+            first, *others = (view[place : place + ref.size] for place in places[ref])
+            with first:
+                unpack_into(first, pieces, ref, is_zstd=is_zstd)
+                for other in others:
+                    other[:] = first
+                    other.release()
 
         async def get(ref: BlobRef) -> None:
             nonlocal here_bytes
-            body, is_zstd = await patience.spend_on(lambda: rest.get_blob(user, job_id, ref))
+            pieces, is_zstd = await patience.spend_on(lambda: rest.get_blob(user, job_id, ref))
             try:
-                await asyncio.to_thread(lay_down, ref, body, is_zstd)
+                await asyncio.to_thread(lay_down, ref, pieces, is_zstd)
             except BlobMismatch as exc:
                 raise ProtocolError(
                     exc.message,

@@ -36,7 +36,7 @@ async def main() -> None:
     for number in range(10_000):
         data = random.Random(number).randbytes(1 << 20)
         ref = to_blob(memoryview(data)).ref
-        await blobs.put(7, ref, data, is_zstd=False)
+        await blobs.put(7, ref, [data[:1000], data[1000:]], is_zstd=False)
         print(ref.digest, flush=True)
 
 asyncio.run(main())
@@ -62,7 +62,7 @@ async def blobs(tmp_path: Path) -> AsyncIterator[LocalBlobs]:
 @pytest.mark.parametrize("data", [b"", b"x", NOISE, ZEROS], ids=["empty", "one", "noise", "zeros"])
 async def test_what_was_put_is_got_as_it_travelled(blobs: LocalBlobs, data: bytes) -> None:
     ref, packed = ref_of(data), pack(data)
-    stored_bytes = await blobs.put(ADA, ref, packed.body, is_zstd=packed.is_zstd)
+    stored_bytes = await blobs.put(ADA, ref, [packed.body], is_zstd=packed.is_zstd)
     assert stored_bytes == len(packed.body)
     stored = await blobs.get(ADA, ref.digest)
     assert stored is not None
@@ -74,7 +74,7 @@ async def test_a_blob_that_packing_made_larger_is_kept_raw(blobs: LocalBlobs) ->
     ref = ref_of(NOISE)
     body = zstandard.ZstdCompressor(level=1).compress(NOISE)
     assert len(body) > len(NOISE)
-    assert await blobs.put(ADA, ref, body, is_zstd=True) == len(NOISE)
+    assert await blobs.put(ADA, ref, [body], is_zstd=True) == len(NOISE)
     stored = await blobs.get(ADA, ref.digest)
     assert stored is not None
     assert stored.body == NOISE
@@ -85,20 +85,20 @@ async def test_the_same_bytes_of_two_owners_are_two_blobs(
     blobs: LocalBlobs, tmp_path: Path
 ) -> None:
     ref = ref_of(NOISE)
-    await blobs.put(ADA, ref, NOISE, is_zstd=False)
+    await blobs.put(ADA, ref, [NOISE], is_zstd=False)
     assert await blobs.get(BOB, ref.digest) is None
-    await blobs.put(BOB, ref, NOISE, is_zstd=False)
+    await blobs.put(BOB, ref, [NOISE], is_zstd=False)
     assert len(files(tmp_path / "blobs")) == 2
 
 
 async def test_put_again_it_is_one_blob(blobs: LocalBlobs, tmp_path: Path) -> None:
     ref = ref_of(NOISE)
-    await asyncio.gather(*(blobs.put(ADA, ref, NOISE, is_zstd=False) for _ in range(8)))
+    await asyncio.gather(*(blobs.put(ADA, ref, [NOISE], is_zstd=False) for _ in range(8)))
     assert len(files(tmp_path / "blobs")) == 1
 
 
 async def test_only_this_user_can_read_them(blobs: LocalBlobs, tmp_path: Path) -> None:
-    await blobs.put(ADA, ref_of(NOISE), NOISE, is_zstd=False)
+    await blobs.put(ADA, ref_of(NOISE), [NOISE], is_zstd=False)
     for path in (tmp_path / "blobs").rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
 
@@ -109,7 +109,7 @@ async def test_bytes_that_are_not_the_named_ones_leave_nothing(
 ) -> None:
     for is_zstd in (False, True):
         with pytest.raises(BlobMismatch):
-            await blobs.put(ADA, ref_of(NOISE), body, is_zstd=is_zstd)
+            await blobs.put(ADA, ref_of(NOISE), [body], is_zstd=is_zstd)
     assert files(tmp_path / "blobs") == []
     assert await blobs.get(ADA, digest(NOISE)) is None
 
@@ -119,7 +119,7 @@ async def test_a_disk_that_refuses_is_named_and_nothing_is_left(
 ) -> None:
     (tmp_path / "blobs" / str(ADA)).write_text("in the way")
     with pytest.raises(TransportError, match="cannot be read or written"):
-        await blobs.put(ADA, ref_of(NOISE), NOISE, is_zstd=False)
+        await blobs.put(ADA, ref_of(NOISE), [NOISE], is_zstd=False)
     assert [path.name for path in files(tmp_path / "blobs")] == [str(ADA)]
 
 
@@ -129,7 +129,7 @@ async def test_half_a_blob_of_an_earlier_process_is_removed_at_the_start(tmp_pat
     (incoming / "0").write_bytes(NOISE[:100])
     again = LocalBlobs(tmp_path / "blobs")
     await again.open()
-    await again.put(ADA, ref_of(NOISE), NOISE, is_zstd=False)
+    await again.put(ADA, ref_of(NOISE), [NOISE], is_zstd=False)
     assert len(files(tmp_path / "blobs")) == 1
     await again.close()
 
