@@ -195,7 +195,11 @@ class Shipper(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
             # An open .npz archive: its arrays travel, its file does not.
             return dict, ({name: value[name] for name in value.files},)
         self._note_module(value)
-        return super().reducer_override(value)
+        reduced = super().reducer_override(value)
+        if isinstance(value, type) and isinstance(reduced, tuple) and len(reduced) > 2:
+            # Noted in the class when its first instance is pickled; the other side finds it anew.
+            reduced[2][0].pop("__slotnames__", None)
+        return reduced
 
     def _reduce_to_source(self, value: Any, definitions: SourceDefinitions) -> Any:
         path = definitions.paths.get(id(value))

@@ -1,0 +1,200 @@
+"""A session is sent only what has changed, and keeps the identity of what has not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gridx.ship.capture import Captured, capture
+from gridx.ship.fingerprint import Fingerprint, fingerprints
+from gridx.ship.restore import restore
+
+
+class _Session:
+    """A notebook and the namespace of its session, in which each cell runs after it was sent."""
+
+    def __init__(self, notebook: dict[str, Any], folder: Path) -> None:
+        self.notebook = notebook
+        self.there: dict[str, Any] = {"__builtins__": __builtins__, "__name__": "__main__"}
+        self.known: dict[str, Fingerprint] = {}
+        self._folder = folder
+
+    def here(self, source: str) -> None:
+        exec(compile(source, "<notebook>", "exec", dont_inherit=True), self.notebook)
+
+    def run(self, cell: str, **options: Any) -> Captured:
+        captured = capture(cell, self.notebook, known=self.known, with_blobs=True, **options)
+        for blob in captured.blobs:
+            (self._folder / blob.ref.digest).write_bytes(blob.data)
+        restore(captured.payload, self.there, str(self._folder))
+        exec(compile(cell, "<cell>", "exec", dont_inherit=True), self.there)
+        self.known.update(captured.fingerprints)
+        return captured
+
+
+@pytest.fixture
+def session(notebook: dict[str, Any], tmp_path: Path) -> _Session:
+    return _Session(notebook, tmp_path)
+
+
+def test_the_first_cell_is_sent_all_and_the_next_only_what_changed(session: _Session) -> None:
+    session.here("import math\na = [1]\nb = {'k': 2}\ndef f(): return a[0] + b['k'] + math.pi")
+    first = session.run("x = f()")
+    assert set(first.names) == {"a", "b", "f", "math"}
+    assert first.unchanged == frozenset()
+    identity = session.there["a"]
+    session.here("b['k'] = 5")
+    second = session.run("y = f()")
+    assert set(second.names) == {"b"}
+    assert second.unchanged == {"a", "f", "math"}
+    assert session.there["a"] is identity
+    assert session.there["y"] == session.there["x"] + 3
+    assert second.why["a"] == "read by f()"
+    third = session.run("z = f()")
+    assert not third.names
+    assert len(third.payload) < 300
+
+
+def test_without_a_session_nothing_is_compared(notebook: dict[str, Any]) -> None:
+    notebook["a"] = [1]
+    captured = capture("a", notebook)
+    assert captured.fingerprints == {}
+    assert captured.unchanged == frozenset()
+
+
+def test_the_unchanged_are_watched_for_changes_too(session: _Session) -> None:
+    session.here("a = [1]")
+    session.run("a")
+    captured = session.run("a.append(2)")
+    assert captured.inputs == {"a"}
+    assert captured.expected == {"a"}
+
+
+@pytest.mark.parametrize("change", ["a.append(3)", "b.append(3)", "a[:] = [9]"])
+def test_names_of_one_object_travel_together_or_not_at_all(session: _Session, change: str) -> None:
+    session.here("a = [1]\nb = a\nc = [[0]]\nrow = c[0]\nother = [1]")
+    session.run("a, b, c, row, other")
+    session.here(change)
+    captured = session.run("t = a is b, list(a)")
+    assert set(captured.names) == {"a", "b"}
+    assert captured.why["b"] in (
+        "read by the cell",
+        "shares an object with a name that has changed",
+    )
+    assert session.there["t"] == (True, session.notebook["a"])
+    session.here("row.append(1)")
+    later = session.run("u = c[0] is row, c")
+    assert set(later.names) == {"c", "row"}
+    assert session.there["u"] == (True, [[0, 1]])
+
+
+def test_a_name_the_cell_does_not_read_travels_when_it_shares_what_changed(
+    session: _Session,
+) -> None:
+    session.here("a = [1]\nb = {'x': a}")
+    session.run("a, b")
+    session.here("a.append(2)")
+    captured = session.run("a")
+    assert set(captured.names) == {"a", "b"}
+    assert captured.why["b"] == "shares an object with a name that has changed"
+    assert session.there["b"]["x"] is session.there["a"]
+
+
+def test_values_that_are_equal_and_share_nothing_stay_apart(session: _Session) -> None:
+    session.here("import numpy as np\na = np.zeros(3)\nb = np.zeros(3)\nn = 1\nm = 1\ns = 'x'")
+    session.run("a, b, n, m, s")
+    session.here("a[0] = 1; n = 2")
+    assert set(session.run("a, b, n, m, s").names) == {"a", "n"}
+
+
+def test_views_of_one_array_travel_together(session: _Session) -> None:
+    session.here("import numpy as np\na = np.zeros(6)\nv = a[::2]")
+    session.run("a, v")
+    session.here("a[0] = 1")
+    assert set(session.run("a").names) == {"a", "v"}
+
+
+def test_a_large_array_that_has_not_changed_is_not_sent(session: _Session) -> None:
+    session.notebook["a"] = np.arange(2_000_000)
+    assert session.run("x = a.sum()").size_bytes > 16_000_000
+    assert session.run("y = a.sum()").size_bytes < 1_000
+    session.notebook["a"][5] = 0
+    assert session.run("z = a.sum()").names.keys() == {"a"}
+    assert session.there["z"] == session.notebook["a"].sum()
+
+
+def test_a_class_that_was_not_changed_is_the_same_class_for_new_instances(
+    session: _Session,
+) -> None:
+    session.here("class P:\n    def __init__(self, x): self.x = x\np = P(1)")
+    session.run("p, P")
+    session.here("p = P(2)")
+    captured = session.run("t = type(p) is P, p.x")
+    assert set(captured.names) == {"p"}
+    assert session.there["t"] == (True, 2)
+
+
+def test_a_function_that_was_defined_again_travels_again(session: _Session) -> None:
+    session.here("k = 1\ndef f(): return k")
+    session.run("x = f()")
+    session.here("def f(): return k * 10")
+    captured = session.run("y = f()")
+    assert set(captured.names) == {"f"}
+    assert session.there["y"] == 10
+
+
+def test_closures_that_share_a_variable_travel_together(session: _Session) -> None:
+    session.here(
+        "def make():\n    n = 0\n    def inc():\n        nonlocal n\n        n += 1\n"
+        "    def get(): return n\n    return inc, get\ninc, get = make()"
+    )
+    session.run("inc(); get()")
+    session.here("inc()")
+    captured = session.run("inc(); g = get()")
+    assert {"inc", "get"} <= captured.names.keys()
+    assert session.there["g"] == 2
+
+
+def test_what_a_hidden_function_reads_is_part_of_what_is_compared(session: _Session) -> None:
+    session.here("import numpy as np\nOFFSET = 1\nv = np.vectorize(lambda x: x + OFFSET)")
+    session.run("x = int(v(1))")
+    session.here("OFFSET = 10")
+    session.run("y = int(v(1))")
+    assert (session.there["x"], session.there["y"]) == (2, 11)
+
+
+def test_what_came_home_need_not_be_sent_back(session: _Session) -> None:
+    session.run("made = [1, 2]")
+    session.notebook["made"] = [1, 2]  # as a result puts it there
+    session.known.update(fingerprints(session.notebook, ["made", "gone"]))
+    assert "gone" not in session.known
+    captured = session.run("made.append(3)")
+    assert not captured.names
+    session.notebook["made"] = [5]
+    assert session.run("made").names.keys() == {"made"}
+
+
+def test_names_that_only_the_session_has_are_not_missing(session: _Session) -> None:
+    session.run("model = object()")
+    captured = session.run("model\nlambda: nowhere", remote_names={"model"})
+    assert captured.missing == {"nowhere"}
+    needed = session.run("1", remote_names={"model"}, needs=["model"])
+    assert not needed.names
+
+
+def test_a_value_that_cannot_travel_is_still_refused_by_name(session: _Session) -> None:
+    from gridx.errors import CaptureError
+
+    session.here("import threading\nlock = threading.Lock()")
+    with pytest.raises(CaptureError, match="'lock'"):
+        session.run("lock")
+
+
+def test_a_long_list_is_compared_without_looking_at_each_of_its_parts(session: _Session) -> None:
+    session.notebook["rows"] = [{"i": i} for i in range(20_000)]
+    session.run("rows")
+    assert len(session.known["rows"].objects) <= 5_000
+    assert not session.run("rows").names
