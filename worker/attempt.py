@@ -146,6 +146,7 @@ class AttemptRun:
         self._past_dropped_bytes = 0
         self._ending: Cause | None = None  # why this worker ends it, when it does
         self._has_begun = False
+        self._is_timed = False  # ``_limit`` can still be moved
         self._is_killing = False
         self._taking: asyncio.Task[Sandbox] | None = None
         self._work: set[asyncio.Task[None]] = set()
@@ -261,16 +262,13 @@ class AttemptRun:
         self._began_s = self._now_s()
         try:
             async with asyncio.timeout(None) as self._limit:
-                assert self._call is not None
+                self._is_timed = True
                 try:
-                    await self._hand_over(sandbox, self._call)
-                except SandboxClosed:
-                    self._tell.cannot_run(self.ref, "The sandbox ended before it had the job.")
-                    return
-                except GridXError as error:
-                    self._tell.cannot_run(self.ref, error.message)
-                    return
-                exited = await self._read_to_exit(sandbox)
+                    exited = await self._hand_over_and_read(sandbox)
+                finally:
+                    self._is_timed = False
+            if exited is None:
+                return
         except TimeoutError:
             # The pool closes the stream before it kills: an unread one would hang the engine.
             cause = Cause.TIMEOUT if self._ending is None else self._ending
@@ -300,6 +298,19 @@ class AttemptRun:
         finally:
             if self._time_is_up is not None:
                 self._time_is_up.cancel()
+
+    async def _hand_over_and_read(self, sandbox: Sandbox) -> Exited | None:
+        """Return how it ended, or None when it is told that it could not begin."""
+        assert self._call is not None
+        try:
+            await self._hand_over(sandbox, self._call)
+        except SandboxClosed:
+            self._tell.cannot_run(self.ref, "The sandbox ended before it had the job.")
+            return None
+        except GridXError as error:
+            self._tell.cannot_run(self.ref, error.message)
+            return None
+        return await self._read_to_exit(sandbox)
 
     def _is_over_before(self, sandbox: Sandbox) -> bool:
         """Tell of an attempt that ends before it begins; return whether it does."""
@@ -415,6 +426,7 @@ class AttemptRun:
             usage=self._checked(
                 exited.usage, since_s=call.began_s, held_s=self._held_s - call.held_s
             ),
+            came_to_an_end=True,
         )
 
     def _end_call(
@@ -425,10 +437,14 @@ class AttemptRun:
         exit_code: int | None = None,
         message: str = "",
         usage: Usage | None = None,
+        came_to_an_end: bool = False,
     ) -> None:
-        """Report a call of a session, which goes on, or is closed now."""
+        """Report a call of a session, which goes on, or is closed now.
+
+        What it bound before an interrupt that it obeyed comes home, as in a kernel.
+        """
         self._output(call.cap.finish())
-        has_result = self._has_result(call, cause)
+        has_result = came_to_an_end or self._has_result(call, cause)
         self._call = None
         self._past_input_bytes += call.input_bytes
         self._past_dropped_bytes += call.cap.dropped_bytes
@@ -496,7 +512,7 @@ class AttemptRun:
         self._apply_deadline()
 
     def _apply_deadline(self) -> None:
-        if self._limit is not None and not self._limit.expired():
+        if self._limit is not None and self._is_timed and not self._limit.expired():
             self._limit.reschedule(self._deadline_s if self._flow.is_set() else None)
 
     def _mismatch(self, sandbox: Sandbox) -> str:
@@ -596,6 +612,7 @@ class AttemptRun:
         """Report the attempt; the cause is that of the call, too, when one was running."""
         if self._is_session and self._call is not None and cause is Cause.COMPLETED:
             # It was closed, and its call had to be killed for that.
+            self._is_killing = True  # there is nothing left to be killed
             self._end_call(self._call, Cause.CANCELLED, message="Its session was closed.")
         call = self._call
         input_bytes, dropped_bytes = self._past_input_bytes, self._past_dropped_bytes
