@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 from ..ship import replay
-from . import tags
+from . import code_state, tags
 from .code_values import codes_of_cell
 from .decode import Decoder
 from .failures import CodecError, LibraryMissing
@@ -55,6 +55,8 @@ class Applied:
     """Files that came home: a relative path below the job's folder, and the contents."""
     last: Any = None
     """The value of the cell's last expression; None when there is none or it stayed there."""
+    held: tuple[str, ...] = ()
+    """What functions and classes of the notebook hold anew: ``Animal.count``."""
 
 
 def apply_result(
@@ -98,6 +100,7 @@ def apply_result(
         source,
         out,
         at_submit,
+        cell_source,
         partial(codes_of_cell, cell_source, cell_file or "<gridx cell>", line_offset),
     )
     first = homecoming.decode()
@@ -171,6 +174,7 @@ class _Message:
     unexpected: list[str]
     files: list[tuple[str, Any]]
     last: tuple[int, Any] | None
+    held: list[tuple[str, code_state.Key, int, Any]]
     blobs: list[memoryview]
     limits: Limits
 
@@ -186,6 +190,7 @@ class _Message:
                 list() as unexpected,
                 list() as files,
                 (list() | None) as last,
+                list() as held,
             ]:
                 return cls(
                     [(_name(n), _number(at), node) for n, at, node in map(_triple, entries)],
@@ -195,6 +200,7 @@ class _Message:
                     [_name(name) for name in unexpected[:_MAX_NAMES]],
                     _files(files),
                     None if last is None else _numbered(last),
+                    [_held(item) for item in held[:_MAX_NAMES]],
                     blobs,
                     limits,
                 )
@@ -217,6 +223,12 @@ def _pair(item: Any) -> tuple[Any, Any]:
 def _numbered(item: Any) -> tuple[int, Any]:
     number, node = _pair(item)
     return _number(number), node
+
+
+def _held(item: Any) -> tuple[str, code_state.Key, int, Any]:
+    if type(item) is not list or len(item) != 4 or type(item[1]) not in (int, str):
+        raise CodecError("The result is malformed (what code holds).")
+    return _name(item[0]), item[1], _number(item[2]), item[3]
 
 
 def _files(items: list[Any]) -> list[tuple[str, Any]]:
@@ -255,6 +267,7 @@ class _Decoded:
     """A sentence for each entry whose library is not installed here."""
     notes: list[str] = field(default_factory=list)
     last: Any = None
+    held: list[tuple[str, code_state.Key, Any]] = field(default_factory=list)
     files: list[tuple[str, memoryview]] = field(default_factory=list)
 
 
@@ -276,9 +289,11 @@ class _Homecoming:
         source: str,
         out: Collection[str] | None,
         at_submit: Mapping[str, Any] | None,
+        cell_source: str,
         cell_codes: Callable[[], list[types.CodeType]],
     ) -> None:
         self._message = message
+        self._cell_source = cell_source
         self._cell_codes = cell_codes
         self._namespace = namespace
         self._expected = expected
@@ -334,6 +349,15 @@ class _Homecoming:
             except LibraryMissing as exc:
                 decoded.values[name] = decoder.missing(exc)
                 decoded.lost.append(f"{name} needs {exc.library}, which is not installed here.")
+        for name, key, start, node in message.held:
+            decoder.begin_at(start, after_loss=bool(decoded.lost))
+            closed = decoder.opaque_count
+            try:
+                value = decoder.guarded(node)
+            except LibraryMissing:
+                continue
+            if decoder.opaque_count == closed and not isinstance(value, Opaque):
+                decoded.held.append((name, key, value))
         if message.last is not None:
             start, node = message.last
             decoder.begin_at(start, after_loss=bool(decoded.lost))
@@ -386,6 +410,7 @@ class _Homecoming:
             bound.append(name)
             if isinstance(value, Opaque):
                 opaque[name] = value
+        held = self._hold(decoded.held)
         deleted = self._delete()
         warnings += self._undefined({*replayed.names, *replayed.failed})
         return Applied(
@@ -400,7 +425,23 @@ class _Homecoming:
             warnings=tuple(warnings),
             files=tuple(decoded.files),
             last=decoded.last,
+            held=tuple(held),
         )
+
+    def _hold(self, held: list[tuple[str, code_state.Key, Any]]) -> list[str]:
+        """Change what the user's functions and classes hold, those that the cell can reach."""
+        if not held:
+            return []
+        reached = code_state.reached_from(self._cell_source, self._namespace)
+        changed = []
+        for name, key, value in held:
+            owner = self._namespace.get(name)
+            if name not in reached or not self._is_wanted(name) or self._is_rebound_here(name):
+                continue
+            if code_state.is_owner(owner) and code_state.set_held(owner, key, value):
+                inner = f"variable {key}" if type(key) is int else key
+                changed.append(f"{name}.{inner}")
+        return changed
 
     def _delete(self) -> list[str]:
         deleted = []

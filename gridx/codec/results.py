@@ -3,7 +3,7 @@
 ``encode_result`` runs in the container and compares the namespace with a snapshot; ``apply_result``
 runs on the user's machine, decodes everything first and then applies it in one step.
 
-The root of a message is ``[entries, updates, deleted, defined, unexpected, files, last]``:
+The root of a message is ``[entries, updates, deleted, defined, unexpected, files, last, held]``:
 
     entries     [name, length of the memo before it, node] for each rebound or changed name
     updates     [number in the memo, name] for each object that was changed in place
@@ -12,6 +12,8 @@ The root of a message is ``[entries, updates, deleted, defined, unexpected, file
     unexpected  names that were bound but not expected, without their values
     files       [relative path, bytes] for each file to bring home
     last        [length of the memo before it, node] of the last expression's value, or nil
+    held        [name, key, length of the memo before it, node] for what a function or class of
+                the user holds and the cell has changed
 """
 
 from __future__ import annotations
@@ -24,11 +26,11 @@ from typing import Any, Final
 import msgspec
 
 from ..ship import replay
-from . import tags
+from . import code_state, tags
 from .encode import Encoder
 from .framing import Pieces, pieces
 from .home import Applied, apply_result
-from .snapshot import Snapshot, digests, snapshot
+from .snapshot import Snapshot, digest_of, digests, snapshot
 
 __all__ = [
     "Applied",
@@ -53,6 +55,8 @@ _SHELL_NAMES: Final = frozenset(
 _MAX_UNEXPECTED: Final = 1_000
 # What the notebook shows is shown already; its value is worth this much and no more.
 _MAX_LAST_BYTES: Final = 1 << 20
+_MAX_HELD_BYTES: Final = 1 << 26
+_MISSING: Final = object()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,12 +128,14 @@ def result_pieces(
         number = encoder.memo_index(after[name])
         if number is not None:
             updates.append([number, name])
+    held = _held(encoder, before, after, changes.made)
     shown = None if last is None else _last(encoder, last)
     sent: list[Any] = []
     for path, data in files:
         sent.append([path, encoder.blob(data)])
         contents.append((path, (len(encoder.blobs) - 1, len(encoder.blobs)), None))
     root = [entries, updates, changes.deleted, changes.defined, changes.unexpected, sent, shown]
+    root.append(held)
     made = pieces(tags.RESULT_MAGIC, root, encoder.blobs)
     return ResultPieces(
         buffers=made.buffers,
@@ -137,6 +143,29 @@ def result_pieces(
         contents=tuple(contents),
         blobs=tuple(encoder.blobs),
     )
+
+
+def _held(
+    encoder: Encoder, before: Snapshot, after: Mapping[str, Any], made: Collection[str]
+) -> list[Any]:
+    """Return what functions and classes of the user hold now and did not before."""
+    found: list[Any] = []
+    for name, owner in code_state.owners_in(after).items():
+        is_new = before.values.get(name) is not owner
+        if is_new and name not in made:
+            continue
+        known = {} if is_new else before.held.get(name, {})
+        for key, value in code_state.held_by(owner):
+            if is_new and not (type(key) is str and code_state.is_small(value)):
+                continue
+            old, digest = known.get(key, (_MISSING, None))
+            if old is value and (digest is None or digest == digest_of(value)):
+                continue
+            start = encoder.memo_length
+            node = encoder.open_node(value, _MAX_HELD_BYTES)
+            if node is not None:
+                found.append([name, key, start, node])
+    return found
 
 
 def _last(encoder: Encoder, value: object) -> list[Any] | None:
@@ -169,6 +198,8 @@ class _Changes:
         ]
         self.untold = {name for name in self.changed if before.digests[name] is None}
         self.values: list[str] = []
+        self.made: set[str] = set()
+        """Names of functions and classes that the user's side makes again."""
         self.defined: list[list[Any]] = []
         self.unexpected: list[str] = []
         rebound = [
@@ -185,6 +216,7 @@ class _Changes:
         is_code = isinstance(value, _CODE)
         if name in self._cell.names and (is_code or name in self._cell.final):
             self.defined.append([name, first_line(value)])
+            self.made.add(name)
         elif is_expected and not isinstance(value, types.ModuleType):
             self.values.append(name)
         elif is_expected or is_code:

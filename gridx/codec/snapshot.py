@@ -11,10 +11,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from . import code_state
 from .libraries import loaded
 
 # Above this many bytes an input is not read twice, and counts as changed.
 _BUDGET_BYTES: Final = 1 << 30
+_HELD_BYTES: Final = 1 << 24
 _MAX_CODE_DEPTH: Final = 3
 _MAX_CODE_ITEMS: Final = 10_000
 # Of these the identity is the content: a cell does not change a function, it makes another.
@@ -38,6 +40,8 @@ class Snapshot:
     """Captured inputs that can change in place; None when that cannot be told."""
     code: dict[int, list[Any]]
     """Id of each function inside an input, and the way to it: the name, then keys and indexes."""
+    held: dict[str, dict[code_state.Key, tuple[Any, str | None]]]
+    """What each function and class of the user holds, and its digest where that can change."""
 
 
 def snapshot(namespace: Mapping[str, Any], names: Iterable[str]) -> Snapshot:
@@ -46,7 +50,18 @@ def snapshot(namespace: Mapping[str, Any], names: Iterable[str]) -> Snapshot:
     code: dict[int, list[Any]] = {}
     for name, value in wanted.items():
         _find_code(value, [name], code)
-    return Snapshot(values=dict(namespace), digests=digests(wanted), code=code)
+    owners = code_state.owners_in(namespace)
+    held = {name: _held_by(owner) for name, owner in owners.items()}
+    return Snapshot(values=dict(namespace), digests=digests(wanted), code=code, held=held)
+
+
+def _held_by(owner: Any) -> dict[code_state.Key, tuple[Any, str | None]]:
+    return {key: (value, digest_of(value)) for key, value in code_state.held_by(owner)}
+
+
+def digest_of(value: Any) -> str | None:
+    """Return a digest of ``value``; None for one number or text, or where it cannot be told."""
+    return None if code_state.is_atom(value) else _digest(value, _Budget(_HELD_BYTES))
 
 
 def _find_code(value: Any, way: list[Any], found: dict[int, list[Any]]) -> None:

@@ -15,7 +15,15 @@ _ALLOWED = {
     "gridx.remote_frames",
     "gridx.ship",
 }
-_ALLOWED_SHIP = {"analysis", "flow", "magic_lines", "opcodes", "replay", "restore"}
+_ALLOWED_SHIP = {
+    "analysis",
+    "flow",
+    "import_statements",
+    "magic_lines",
+    "opcodes",
+    "replay",
+    "restore",
+}
 
 
 def _loaded_by(imports: str) -> set[str]:

@@ -381,7 +381,7 @@ def test_an_input_is_found_by_name_among_what_was_sent_alone() -> None:
     node = encoder.node({"held": sent})
     data = join(
         RESULT_MAGIC,
-        [[["r", 0, node], ["s", 1, [tags.INPUT, "secret"]]], [], [], [], [], [], None],
+        [[["r", 0, node], ["s", 1, [tags.INPUT, "secret"]]], [], [], [], [], [], None, []],
         [],
     )
     namespace: dict[str, Any] = {"v": sent, "secret": "mine"}

@@ -268,6 +268,75 @@ def test_functions_that_the_cell_itself_made_inside_values_come_home(grid: Grid)
     assert not applied.warnings
 
 
+def test_a_variable_that_closures_share_is_changed_in_the_notebooks_own(grid: Grid) -> None:
+    grid.here(_COUNTER + "increment, get = counter(5)\nsaved = get")
+    applied = grid.there("v = increment(10)")
+    assert (grid.names["v"], grid.names["saved"](), grid.names["get"]()) == (15, 15, 15)
+    assert applied.bound == ("v",)
+    assert "increment.variable 0" in applied.held
+
+
+def test_attributes_of_the_users_classes_and_functions_are_changed_in_the_notebooks_own(
+    grid: Grid,
+) -> None:
+    grid.here(
+        "class Animal:\n    count = 0\n    names = []\n    limit = 9\n"
+        "    def __init__(self, name):\n        Animal.count += 1\n"
+        "        type(self).names.append(name)\n"
+        "class Dog(Animal): pass\n"
+        "def f(): f.calls += 1\nf.calls = 0\nkept = Animal.names\nanimal = Animal\n"
+    )
+    applied = grid.there("d = Dog('rex')\nf(); f()\nAnimal.owner = 'anna'")
+    names = grid.names
+    animal = names["Animal"]
+    assert (animal.count, animal.names, animal.owner, names["f"].calls) == (1, ["rex"], "anna", 2)
+    assert names["kept"] is animal.names
+    assert type(names["d"]) is names["Dog"]
+    assert {"Animal.count", "Animal.names", "Animal.owner", "f.calls"} <= set(applied.held)
+    assert "Animal.limit" not in applied.held
+
+
+def test_what_a_new_class_or_function_holds_comes_home(grid: Grid) -> None:
+    grid.there(
+        "class Registry:\n    seen = []\n    total = 0\n    def add(self, x):\n"
+        "        Registry.total += x\n        self.seen.append(x)\n"
+        "def g(): pass\ng.tag = 'a'\nRegistry().add(4)"
+    )
+    registry = grid.names["Registry"]
+    assert (registry.seen, registry.total, grid.names["g"].tag) == ([4], 4, "a")
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        ["Kept", "value", 0, 2], ["C", "method", 0, 2], ["C", "__init__", 0, 2],
+        ["C", "prop", 0, 2], ["C", "__class__", 0, 2], ["E", "A", 0, 2], ["x", "real", 0, 2],
+        ["f", "__code__", 0, 2], ["f", "__wrapped__", 0, 2], ["f", 0, 0, 2], ["f", 9, 0, 2],
+        ["os", "sep", 0, "!"], ["len", "x", 0, 2], ["C", "a b", 0, 2], ["C", "base", 0, 2],
+    ],
+)  # fmt: skip
+def test_a_worker_changes_no_code_and_nothing_that_the_cell_cannot_reach(
+    grid: Grid, held: list[Any]
+) -> None:
+    grid.here(
+        "import enum, os\nclass Kept:\n    value = 1\nclass B:\n    def base(self): return 1\n"
+        "class C(B):\n    def __init__(self): pass\n    def method(self): return 1\n"
+        "    @property\n    def prop(self): return 1\n"
+        "class E(enum.Enum):\n    A = 1\n"
+        "def outer():\n    helper = lambda: 1\n    def f(): return helper()\n    return f\n"
+        "f = outer()\nx = 1"
+    )
+    names = grid.names
+    root = [[], [], [], [], [], [], None, [held]]
+    applied = apply_result(
+        join(RESULT_MAGIC, root, []), names, expected={"x"}, cell_source="C(), E, x, f, os, len"
+    )
+    assert applied.held == ()
+    assert names["Kept"].value == 1
+    assert (names["C"]().method(), names["C"]().prop, names["C"]().base()) == (1, 1, 1)
+    assert (names["f"](), names["E"].A.value, names["os"].sep) == (1, 1, "/")
+
+
 def test_a_partial_and_a_decorated_function_of_the_user_come_home(grid: Grid) -> None:
     grid.here(
         "import functools\n"
@@ -413,20 +482,22 @@ def test_a_malformed_result_leaves_the_notebook_untouched(grid: Grid) -> None:
         None,
         [],
         [[], [], [], [], [], []],
-        [[["x y", 0, 1]], [], [], [], [], [], None],
-        [[["x", 5, 1]], [], [], [], [], [], None],
-        [[["x", -1, 1]], [], [], [], [], [], None],
-        [[["x", 0, [14, 0]]], [], [], [], [], [], None],
-        [[], [[0]], [], [], [], [], None],
-        [[], [], [5], [], [], [], None],
-        [[], [], [], [["f", "line"]], [], [], None],
-        [[["x", 10**9, 1]], [], [], [], [], [], None],
-        [[], [], [], [], [], [], 5],
-        [[], [], [], [], [], [], [0]],
-        [[], [], [], [], [], [], [3, 1]],
-        [[], [], [], [], [], [["a"]], None],
-        [[], [], [], [], [], [["a", "text"]], None],
-        [[], [], [], [], [], [["a", [15, 9]]], None],
+        [[["x y", 0, 1]], [], [], [], [], [], None, []],
+        [[["x", 5, 1]], [], [], [], [], [], None, []],
+        [[["x", -1, 1]], [], [], [], [], [], None, []],
+        [[["x", 0, [14, 0]]], [], [], [], [], [], None, []],
+        [[], [[0]], [], [], [], [], None, []],
+        [[], [], [5], [], [], [], None, []],
+        [[], [], [], [["f", "line"]], [], [], None, []],
+        [[["x", 10**9, 1]], [], [], [], [], [], None, []],
+        [[], [], [], [], [], [], 5, []],
+        [[], [], [], [], [], [], [0], []],
+        [[], [], [], [], [], [], [3, 1], []],
+        [[], [], [], [], [], [["a"]], None, []],
+        [[], [], [], [], [], [], None, [["f", 0, 1]]],
+        [[], [], [], [], [], [], None, [["f", None, 0, 1]]],
+        [[], [], [], [], [], [["a", "text"]], None, []],
+        [[], [], [], [], [], [["a", [15, 9]]], None, []],
     ],
 )
 def test_a_result_of_another_form_is_refused(root: Any) -> None:
@@ -446,14 +517,14 @@ def test_a_result_of_another_form_is_refused(root: Any) -> None:
 )  # fmt: skip
 def test_a_file_whose_path_leaves_the_folder_spoils_the_message(path: Any) -> None:
     namespace: dict[str, Any] = {}
-    root = [[["x", 0, 1]], [], [], [], [], [[path, b"1"]], None]
+    root = [[["x", 0, 1]], [], [], [], [], [[path, b"1"]], None, []]
     with pytest.raises(CodecError, match="path of a file"):
         apply_result(join(RESULT_MAGIC, root, []), namespace, expected={"x"}, cell_source="x = 1")
     assert namespace == {}
 
 
 def test_two_files_of_one_path_spoil_the_message() -> None:
-    root = [[], [], [], [], [], [["a/B", b"1"], ["a/b", b"2"]], None]
+    root = [[], [], [], [], [], [["a/B", b"1"], ["a/b", b"2"]], None, []]
     with pytest.raises(CodecError, match="one file twice"):
         apply_result(join(RESULT_MAGIC, root, []), {}, expected=(), cell_source="")
 
@@ -518,7 +589,7 @@ def test_a_large_array_lives_in_the_message_that_it_came_in() -> None:
 def test_two_values_that_claim_one_part_of_the_message_do_not_share_it() -> None:
     encoder = Encoder()
     first = encoder.node(np.zeros(200_000))
-    root = [[["a", 0, first], ["b", 1, list(first)]], [], [], [], [], [], None]
+    root = [[["a", 0, first], ["b", 1, list(first)]], [], [], [], [], [], None, []]
     data = bytearray(join(RESULT_MAGIC, root, encoder.blobs))
     names: dict[str, Any] = {}
     apply_result(data, names, expected={"a", "b"}, cell_source="")
@@ -562,7 +633,9 @@ def test_a_value_is_not_taken_for_a_result() -> None:
 def test_an_update_of_another_type_binds_and_does_not_write_into_the_old_object() -> None:
     encoder = Encoder()
     node = encoder.node({"a": 1})
-    data = join(RESULT_MAGIC, [[["v", 0, node]], [[0, "v"]], [], [], [], [], None], encoder.blobs)
+    data = join(
+        RESULT_MAGIC, [[["v", 0, node]], [[0, "v"]], [], [], [], [], None, []], encoder.blobs
+    )
     old = [1]
     namespace: dict[str, Any] = {"v": old}
     applied = apply_result(data, namespace, expected={"v"}, cell_source="v = {}")
