@@ -163,3 +163,58 @@ class FreshProcesses:
         self._server.stdin.close()
         self._server.wait()
         self._server.stdout.close()
+
+
+_KEPT = """
+import contextlib, io, json, struct, sys, types
+from gridx.ship.restore import restore
+
+def read():
+    size = sys.stdin.buffer.read(4)
+    return sys.stdin.buffer.read(struct.unpack("<I", size)[0]) if size else None
+
+stdout = sys.stdout.buffer
+main = sys.modules["__main__"] = types.ModuleType("__main__")
+main.__dict__["__builtins__"] = __builtins__
+while (head := read()) is not None:
+    head, payload, out, error = json.loads(head), read(), io.StringIO(), None
+    try:
+        restore(payload, main.__dict__, head["folder"])
+        with contextlib.redirect_stdout(out):
+            exec(compile(head["cell"], "<cell>", "exec", dont_inherit=True), main.__dict__)
+    except BaseException as exc:
+        error = f"{type(exc).__name__}: {exc}"
+    answer = json.dumps({"out": out.getvalue(), "error": error}).encode()
+    stdout.write(struct.pack("<I", len(answer)) + answer)
+    stdout.flush()
+"""
+
+
+class KeptProcess:
+    """One process whose namespace lives from cell to cell, as a session's does."""
+
+    def __init__(self) -> None:
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", _KEPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    def run(self, cell: str, payload: bytes, folder: Path) -> str:
+        """Restore ``payload``, run ``cell`` and return what it printed."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        head = json.dumps({"cell": cell, "folder": str(folder)}).encode()
+        for part in (head, payload):
+            self._server.stdin.write(struct.pack("<I", len(part)) + part)
+        self._server.stdin.flush()
+        (size,) = struct.unpack("<I", self._server.stdout.read(4))
+        answer = json.loads(self._server.stdout.read(size))
+        assert answer["error"] is None, answer["error"]
+        return str(answer["out"])
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.close()
+        self._server.wait()
+        self._server.stdout.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,19 @@ import pytest
 
 from gridx.ship.capture import Captured, capture
 from gridx.ship.fingerprint import Fingerprint, fingerprints
-from gridx.ship.restore import restore
+
+from ..fresh_process import KeptProcess
 
 
 class _Session:
-    """A notebook and the namespace of its session, in which each cell runs after it was sent."""
+    """A notebook and the process of its session, in which each cell runs after it was sent."""
 
-    def __init__(self, notebook: dict[str, Any], folder: Path) -> None:
+    def __init__(self, notebook: dict[str, Any], folder: Path, process: KeptProcess) -> None:
         self.notebook = notebook
-        self.there: dict[str, Any] = {"__builtins__": __builtins__, "__name__": "__main__"}
         self.known: dict[str, Fingerprint] = {}
+        self.out = ""
         self._folder = folder
+        self._process = process
 
     def here(self, source: str) -> None:
         exec(compile(source, "<notebook>", "exec", dont_inherit=True), self.notebook)
@@ -29,29 +32,28 @@ class _Session:
         captured = capture(cell, self.notebook, known=self.known, with_blobs=True, **options)
         for blob in captured.blobs:
             (self._folder / blob.ref.digest).write_bytes(blob.data)
-        restore(captured.payload, self.there, str(self._folder))
-        exec(compile(cell, "<cell>", "exec", dont_inherit=True), self.there)
+        self.out = self._process.run(cell, captured.payload, self._folder).strip()
         self.known.update(captured.fingerprints)
         return captured
 
 
 @pytest.fixture
-def session(notebook: dict[str, Any], tmp_path: Path) -> _Session:
-    return _Session(notebook, tmp_path)
+def session(notebook: dict[str, Any], tmp_path: Path) -> Iterator[_Session]:
+    process = KeptProcess()
+    yield _Session(notebook, tmp_path, process)
+    process.close()
 
 
 def test_the_first_cell_is_sent_all_and_the_next_only_what_changed(session: _Session) -> None:
     session.here("import math\na = [1]\nb = {'k': 2}\ndef f(): return a[0] + b['k'] + math.pi")
-    first = session.run("x = f()")
+    first = session.run("x = f()\nkept = a")
     assert set(first.names) == {"a", "b", "f", "math"}
     assert first.unchanged == frozenset()
-    identity = session.there["a"]
     session.here("b['k'] = 5")
-    second = session.run("y = f()")
+    second = session.run("y = f()\nprint(y - x, a is kept)")
     assert set(second.names) == {"b"}
     assert second.unchanged == {"a", "f", "math"}
-    assert session.there["a"] is identity
-    assert session.there["y"] == session.there["x"] + 3
+    assert session.out == "3.0 True"
     assert second.why["a"] == "read by f()"
     third = session.run("z = f()")
     assert not third.names
@@ -78,17 +80,17 @@ def test_names_of_one_object_travel_together_or_not_at_all(session: _Session, ch
     session.here("a = [1]\nb = a\nc = [[0]]\nrow = c[0]\nother = [1]")
     session.run("a, b, c, row, other")
     session.here(change)
-    captured = session.run("t = a is b, list(a)")
+    captured = session.run("print(a is b, a)")
     assert set(captured.names) == {"a", "b"}
     assert captured.why["b"] in (
         "read by the cell",
         "shares an object with a name that has changed",
     )
-    assert session.there["t"] == (True, session.notebook["a"])
+    assert session.out == f"True {session.notebook['a']}"
     session.here("row.append(1)")
-    later = session.run("u = c[0] is row, c")
+    later = session.run("print(c[0] is row, c)")
     assert set(later.names) == {"c", "row"}
-    assert session.there["u"] == (True, [[0, 1]])
+    assert session.out == "True [[0, 1]]"
 
 
 def test_a_name_the_cell_does_not_read_travels_when_it_shares_what_changed(
@@ -100,7 +102,8 @@ def test_a_name_the_cell_does_not_read_travels_when_it_shares_what_changed(
     captured = session.run("a")
     assert set(captured.names) == {"a", "b"}
     assert captured.why["b"] == "shares an object with a name that has changed"
-    assert session.there["b"]["x"] is session.there["a"]
+    session.run("print(b['x'] is a)")
+    assert session.out == "True"
 
 
 def test_values_that_are_equal_and_share_nothing_stay_apart(session: _Session) -> None:
@@ -122,8 +125,8 @@ def test_a_large_array_that_has_not_changed_is_not_sent(session: _Session) -> No
     assert session.run("x = a.sum()").size_bytes > 16_000_000
     assert session.run("y = a.sum()").size_bytes < 1_000
     session.notebook["a"][5] = 0
-    assert session.run("z = a.sum()").names.keys() == {"a"}
-    assert session.there["z"] == session.notebook["a"].sum()
+    assert session.run("print(a.sum())").names.keys() == {"a"}
+    assert session.out == str(session.notebook["a"].sum())
 
 
 def test_a_class_that_was_not_changed_is_the_same_class_for_new_instances(
@@ -132,18 +135,18 @@ def test_a_class_that_was_not_changed_is_the_same_class_for_new_instances(
     session.here("class P:\n    def __init__(self, x): self.x = x\np = P(1)")
     session.run("p, P")
     session.here("p = P(2)")
-    captured = session.run("t = type(p) is P, p.x")
+    captured = session.run("print(type(p) is P, p.x)")
     assert set(captured.names) == {"p"}
-    assert session.there["t"] == (True, 2)
+    assert session.out == "True 2"
 
 
 def test_a_function_that_was_defined_again_travels_again(session: _Session) -> None:
     session.here("k = 1\ndef f(): return k")
     session.run("x = f()")
     session.here("def f(): return k * 10")
-    captured = session.run("y = f()")
+    captured = session.run("print(f())")
     assert set(captured.names) == {"f"}
-    assert session.there["y"] == 10
+    assert session.out == "10"
 
 
 def test_closures_that_share_a_variable_travel_together(session: _Session) -> None:
@@ -153,17 +156,18 @@ def test_closures_that_share_a_variable_travel_together(session: _Session) -> No
     )
     session.run("inc(); get()")
     session.here("inc()")
-    captured = session.run("inc(); g = get()")
+    captured = session.run("inc(); print(get())")
     assert {"inc", "get"} <= captured.names.keys()
-    assert session.there["g"] == 2
+    assert session.out == "2"
 
 
 def test_what_a_hidden_function_reads_is_part_of_what_is_compared(session: _Session) -> None:
     session.here("import numpy as np\nOFFSET = 1\nv = np.vectorize(lambda x: x + OFFSET)")
-    session.run("x = int(v(1))")
+    session.run("print(v(1))")
+    assert session.out == "2"
     session.here("OFFSET = 10")
-    session.run("y = int(v(1))")
-    assert (session.there["x"], session.there["y"]) == (2, 11)
+    session.run("print(v(1))")
+    assert session.out == "11"
 
 
 def test_what_came_home_need_not_be_sent_back(session: _Session) -> None:
