@@ -10,9 +10,14 @@ _LOOKED_AT: Final = 10_000  # elements of a container
 
 
 def largest(parts: Mapping[str, Any], count: int = 3) -> list[tuple[str, int]]:
-    """Return the largest of ``parts`` by name, with their sizes in bytes, largest first."""
-    sizes = [(name, size_of(value)) for name, value in parts.items()]
-    return sorted(sizes, key=lambda entry: -entry[1])[:count]
+    """Return the largest of ``parts`` by name, with their sizes in bytes, largest first; none
+    that is less than a hundredth of the first."""
+    sizes = sorted(((name, size_of(value)) for name, value in parts.items()), key=_by_size)
+    return [(name, size) for name, size in sizes[:count] if size * 100 >= sizes[0][1]]
+
+
+def _by_size(entry: tuple[str, int]) -> int:
+    return -entry[1]
 
 
 def size_of(value: Any, depth: int = 2) -> int:

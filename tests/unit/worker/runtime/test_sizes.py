@@ -19,6 +19,8 @@ def test_the_largest_are_named_first() -> None:
     parts = {"small": 1, "array": np.zeros(1000), "frame": pd.DataFrame({"x": range(5000)})}
     parts |= {"text": "x" * 20_000, "odd": Moody()}
     assert [name for name, _ in largest(parts)] == ["frame", "text", "array"]
+    assert [name for name, _ in largest(parts, 9)] == ["frame", "text", "array"]  # worth naming
+    assert largest({}) == []
 
 
 def test_containers_count_what_they_hold_and_arrays_are_not_touched() -> None:
