@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from . import cell, interrupt, memory
+from . import blobs, cell, interrupt, memory
 
 cell.main([])
+print()
+blobs.main([])
 print()
 memory.main([])
 print()
