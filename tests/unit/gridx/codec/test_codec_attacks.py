@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import builtins
+import copy
 import enum
-import io
 import os
 import pickle
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from gridx.codec.encode import Encoder
 from gridx.codec.framing import join, scan
 from gridx.codec.results import apply_result
 from gridx.codec.tags import RESULT_MAGIC, VALUE_MAGIC
+from gridx.errors import CaptureError
+from gridx.ship.capture import capture
+from gridx.ship.refusal import StaysHere
 
 from . import sample_values
 from .sample_values import NAMESPACE, Colour, Point
@@ -390,9 +394,23 @@ def test_an_input_is_found_by_name_among_what_was_sent_alone() -> None:
     assert isinstance(namespace["s"], Opaque)
 
 
-def test_a_handle_has_no_pickle_of_ours_to_run_when_it_is_empty() -> None:
-    closed = Opaque("T", "not picklable", b"")
-    again = pickle.load(io.BytesIO(pickle.dumps(closed)))
-    assert isinstance(again, Opaque)
+def test_a_handle_without_its_value_cannot_be_sent_and_says_why() -> None:
+    lost = Opaque("re.Match", "it cannot be pickled", b"")
+    assert lost.is_lost
+    assert "not here" in repr(lost)
     with pytest.raises(ValueError, match="nothing to open"):
-        again.unpickle(trust=True)
+        lost.unpickle(trust=True)
+    with pytest.raises(StaysHere, match="make plain data"):
+        pickle.dumps(lost)
+    with pytest.raises(CaptureError) as refusal:
+        capture("text = match.group()", {"match": [lost], "__name__": "__main__"})
+    assert "match" in str(refusal.value)
+    assert "stayed in its container" in str(refusal.value)
+
+
+def test_a_handle_is_one_object_however_it_is_copied_and_can_be_referred_to_weakly() -> None:
+    handle = Opaque("T", "a model", b"pickle")
+    assert copy.copy(handle) is handle
+    assert copy.deepcopy([handle])[0] is handle
+    assert weakref.ref(handle)() is handle
+    assert handle.size_bytes == 6

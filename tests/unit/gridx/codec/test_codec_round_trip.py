@@ -198,12 +198,13 @@ def test_what_has_no_safe_form_arrives_closed(value: Any, says: str) -> None:
     assert "worker bob" in repr(back[0])
 
 
-def test_a_closed_value_opens_only_on_the_users_word() -> None:
+def test_a_closed_value_opens_only_on_the_users_word(capsys: pytest.CaptureFixture[str]) -> None:
     closed = _back(string.Template("inside"))
     with pytest.raises(PermissionError, match="trust=True"):
         closed.unpickle()
-    with pytest.warns(UserWarning, match="Unpickling"):
+    for _ in range(2):
         assert closed.unpickle(trust=True).template == "inside"
+        assert "Warning: unpickling string.Template" in capsys.readouterr().err
 
 
 def test_a_closed_value_that_is_sent_on_becomes_the_value_in_the_next_container() -> None:

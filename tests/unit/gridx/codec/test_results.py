@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import string
 import threading
 from typing import Any
@@ -353,6 +355,53 @@ def test_a_function_whose_code_is_not_the_users_comes_closed(grid: Grid) -> None
     applied = grid.there("exec('def g(): return 1', globals())\nmade = eval('lambda: 2')")
     assert "made" in applied.opaque
     assert isinstance(grid.names["made"], Opaque)
+
+
+_FOREST = (
+    "import numpy as np\nfrom sklearn.ensemble import RandomForestClassifier\n"
+    "x = np.arange(40.0).reshape(20, 2)\ny = (x[:, 0] > 20).astype(int)\n"
+    "model = RandomForestClassifier(n_estimators=5, random_state=0).fit(x, y)\n"
+    "models = {'best': model, 'again': [model]}\n"
+)
+
+
+class _ProcessId:
+    def __reduce__(self) -> Any:
+        return os.getpid, ()
+
+
+def test_a_closed_value_is_opened_where_the_cell_runs_and_not_here(grid: Grid) -> None:
+    grid.names["box"] = [Opaque("T", "whoever opens it", pickle.dumps(_ProcessId()))]
+    grid.there("import os\nopened_there = box[0] == os.getpid()\nn = box[0]")
+    assert grid.names["opened_there"] is True
+    assert grid.names["n"] != os.getpid()
+
+
+def test_a_model_that_comes_home_closed_is_used_in_the_next_cell(grid: Grid) -> None:
+    applied = grid.there(_FOREST)
+    names = grid.names
+    model = names["model"]
+    assert isinstance(model, Opaque)
+    assert "RandomForestClassifier" in repr(model)
+    assert "worker bob" in repr(model)
+    assert names["models"]["best"] is names["models"]["again"][0] is model
+    assert list(applied.opaque) == ["model"]
+    applied = grid.there(
+        "same = models['best'] is models['again'][0] is model\n"
+        "right = int((model.predict(x) == y).sum())\nkind = type(model).__name__\n"
+    )
+    assert (names["same"], names["right"], names["kind"]) == (True, 20, "RandomForestClassifier")
+    assert names["model"] is model
+    assert set(applied.bound) == {"same", "right", "kind"}
+
+
+def test_a_closed_model_that_a_later_cell_changes_is_bound_anew(grid: Grid) -> None:
+    grid.there(_FOREST)
+    model = grid.names["model"]
+    grid.there("model.set_params(n_estimators=7).fit(x, y)\ntrees = len(model.estimators_)")
+    assert grid.names["trees"] == 7
+    assert isinstance(grid.names["model"], Opaque)
+    assert grid.names["model"] is not model
 
 
 def test_a_star_import_of_the_cell_is_made_here(grid: Grid) -> None:
