@@ -127,7 +127,7 @@ def test_an_interrupt_ends_the_call_and_keeps_the_namespace(box: Box, code: str)
     box.send(Interrupt())
     outcome = box.collect_call()
     assert errors(outcome) == ["KeyboardInterrupt"]
-    assert outcome.call_exited.cause is Cause.ERROR
+    assert outcome.call_exited.cause is Cause.CANCELLED
     after = box.call(1, "import asyncio\nawait asyncio.sleep(0)\nprint(x)")
     assert (after.stdout, after.stderr) == ("5\n", "")
 

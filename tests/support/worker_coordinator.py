@@ -23,6 +23,8 @@ from gridx.protocol import (
     AttemptFinished,
     AttemptRef,
     AttemptStarted,
+    CallFinished,
+    CallSettled,
     FromWorker,
     HandBack,
     Heartbeat,
@@ -33,6 +35,7 @@ from gridx.protocol import (
     Refused,
     Settled,
     StartAttempt,
+    StartCall,
     StoredEnd,
     ToWorker,
     Welcome,
@@ -40,7 +43,7 @@ from gridx.protocol import (
     to_worker,
 )
 from gridx.resources import GIB
-from gridx.schemas import CellSpec, JobRequest, Limits
+from gridx.schemas import CellSpec, JobRequest, Limits, SessionSpec
 
 M = TypeVar("M")
 PATIENCE_S = 60.0
@@ -54,6 +57,7 @@ class WorkerCoordinator:
         self.streams: dict[AttemptRef, bytearray] = {}
         self.settled: dict[AttemptRef, AttemptFinished] = {}
         self.stopped: set[AttemptRef] = set()
+        self.call_reports: dict[tuple[AttemptRef, int], CallFinished] = {}
         self.hellos: list[Hello] = []
         self.acknowledges = True  # False: stores nothing new, answers nothing
         self.settles = True
@@ -117,6 +121,42 @@ class WorkerCoordinator:
         )
         return ref
 
+    def open_session(self, code: str, *, user: str = "somebody", **limits: Any) -> AttemptRef:
+        """Open a session whose call 0 is ``code``; return its name."""
+        ref = AttemptRef(job_id=new_job_id(), attempt=1)
+        limits.setdefault("memory_bytes", GIB)
+        self.streams[ref] = bytearray()
+        self.send(
+            StartAttempt(
+                job_id=ref.job_id,
+                attempt=ref.attempt,
+                user=user,
+                job=JobRequest(code=code, user_id=user, limits=Limits(**limits)),
+                cell=CellSpec(python=""),
+                session=SessionSpec(name="s"),
+                call_timeout_s=30,
+            )
+        )
+        return ref
+
+    def start_call(self, ref: AttemptRef, call: int, code: str, *, timeout_s: float = 30) -> None:
+        """Start the next call of a session."""
+        self.send(
+            StartCall(
+                job_id=ref.job_id,
+                attempt=ref.attempt,
+                call=call,
+                code=code,
+                timeout_s=timeout_s,
+                cell=CellSpec(python=""),
+            )
+        )
+
+    async def wait_call(self, ref: AttemptRef, call: int) -> CallFinished:
+        """Return the report of a call, settled."""
+        report: CallFinished = await self.wait(lambda: self.call_reports.get((ref, call)))
+        return report
+
     def events(self, ref: AttemptRef) -> list[Event]:
         return list(decode_events(bytes(self.streams[ref])))
 
@@ -159,6 +199,8 @@ class WorkerCoordinator:
                 self._on_output(message)
             case AttemptFinished():
                 self._on_finished(message)
+            case CallFinished():
+                self._on_call_finished(message)
             case Heartbeat() | AttemptStarted() | HandBack():
                 pass
         await self.notify()
@@ -215,6 +257,18 @@ class WorkerCoordinator:
         assert ref not in self.settled or self.settled[ref] == report
         self.settled[ref] = report
         self.send(Settled(job_id=ref.job_id, attempt=ref.attempt, call=report.call))
+
+    def _on_call_finished(self, report: CallFinished) -> None:
+        ref = AttemptRef(job_id=report.job_id, attempt=report.attempt)
+        end = len(self.streams[ref])
+        if not self.settles:
+            return
+        if end < report.stream_bytes:
+            self.send(OutputResend(job_id=ref.job_id, attempt=ref.attempt, offset=end))
+            return
+        assert self.call_reports.get((ref, report.call), report) == report
+        self.call_reports[ref, report.call] = report
+        self.send(CallSettled(job_id=ref.job_id, attempt=ref.attempt, call=report.call))
 
 
 class _WorkerSocket(websocket.WebSocketHandler):

@@ -49,11 +49,13 @@ def judge_call(done: Done, *, stopped: Kill | None, memory_error_is_the_limit: b
     Args:
         done: what it said.
         stopped: why it was interrupted, and what it would have been killed for. Its time limit
-            stays the cause; an interrupt on the user's wish is whatever the code made of it.
+            stays the cause; an interrupt on the user's wish is one only if the code let it be.
         memory_error_is_the_limit: as for ``judge_done``.
     """
     if stopped is not None and stopped.cause is Cause.TIMEOUT:
         return Verdict(Cause.TIMEOUT, done.exit_code, stopped.message)
+    if stopped is not None and done.interrupted:
+        return Verdict(Cause.CANCELLED, done.exit_code, "Interrupted.")
     return judge_done(done, memory_error_is_the_limit=memory_error_is_the_limit)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from gridx.states import Cause
 from worker.runtime.records import Done
-from worker.runtime.verdict import Kill, Verdict, judge_death, judge_done
+from worker.runtime.verdict import Kill, Verdict, judge_call, judge_death, judge_done
 
 
 def left_with(code: int) -> int:
@@ -35,6 +35,31 @@ def test_a_job_that_came_to_its_end_is_believed(
     done: Done, limited: bool, verdict: Verdict
 ) -> None:
     assert judge_done(done, memory_error_is_the_limit=limited) == verdict
+
+
+LIMIT = Kill(Cause.TIMEOUT, "Stopped at its time limit of 1 s.")
+WISH = Kill(Cause.CANCELLED, "It went on.")
+INTERRUPTED = Done(completed=False, exit_code=1, message="KeyboardInterrupt", interrupted=True)
+FINE = Done(completed=True, exit_code=0)
+
+
+@pytest.mark.parametrize(
+    ("done", "stopped", "cause", "message"),
+    [
+        (FINE, None, Cause.COMPLETED, ""),
+        (INTERRUPTED, None, Cause.ERROR, "KeyboardInterrupt"),
+        (INTERRUPTED, WISH, Cause.CANCELLED, "Interrupted."),
+        (FINE, WISH, Cause.COMPLETED, ""),
+        (Done(completed=False, exit_code=1, message="m"), WISH, Cause.ERROR, "m"),
+        (INTERRUPTED, LIMIT, Cause.TIMEOUT, LIMIT.message),
+        (FINE, LIMIT, Cause.TIMEOUT, LIMIT.message),
+    ],
+)
+def test_a_call_that_was_interrupted_is_judged_by_what_it_made_of_it(
+    done: Done, stopped: Kill | None, cause: Cause, message: str
+) -> None:
+    verdict = judge_call(done, stopped=stopped, memory_error_is_the_limit=False)
+    assert (verdict.cause, verdict.message) == (cause, message)
 
 
 @pytest.mark.parametrize(
