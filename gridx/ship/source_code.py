@@ -49,7 +49,7 @@ class SourceDefinitions:
             value = namespace.get(name)
             if not _is_of_the_notebook(value, namespace):
                 continue
-            reason = _why_not(name, value, part.node)
+            reason = _why_not(name, value, part.node, namespace)
             if reason:
                 self._wrong[name] = reason
                 continue
@@ -104,7 +104,7 @@ def _is_of_the_notebook(value: object, namespace: dict[str, Any]) -> bool:
     return callable(value) and getattr(value, "__module__", None) == "__main__"
 
 
-def _why_not(name: str, value: Any, node: ast.stmt) -> str:
+def _why_not(name: str, value: Any, node: ast.stmt, namespace: dict[str, Any]) -> str:
     """Return why the statement does not make ``value``; empty when it does."""
     if hasattr(value, "registry") and hasattr(value, "dispatch"):
         return f"{name} is a generic function, whose implementations stand in other statements"
@@ -116,8 +116,10 @@ def _why_not(name: str, value: Any, node: ast.stmt) -> str:
     if isinstance(value, type):
         for key, member in vars(value).items():
             function = getattr(member, "__func__", member)
-            if isinstance(function, types.FunctionType) and not function.__qualname__.startswith(
-                f"{value.__qualname__}."
+            if (
+                isinstance(function, types.FunctionType)
+                and function.__globals__ is namespace
+                and not function.__qualname__.startswith(f"{value.__qualname__}.")
             ):
                 return f"{key} of the class {name} was set after its definition"
     return ""
