@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import getpass
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Final
 
-from gridx.errors import GridXError, TransportError
+from gridx.errors import TransportError
 from gridx.settings import ConnectionSettings, load, save
 
 if TYPE_CHECKING:
     from gridx.blocking import BlockingClient
     from gridx.protocol import ClientWelcome
+    from gridx.resources import Image
     from gridx.schemas import WorkerView
+
+_IMAGES_S: Final = 30.0
+_EVER_S: Final = 1e9
 
 
 class Connection:
@@ -19,7 +24,8 @@ class Connection:
 
     def __init__(self) -> None:
         self._client: BlockingClient | None = None
-        self._pythons: set[str] = set()
+        self._images: tuple[Image, ...] = ()
+        self._images_at_s = float("-inf")
         self.worker_names: list[str] = []  # as they were seen last, for completion
 
     @property
@@ -49,31 +55,31 @@ class Connection:
         except TransportError as exc:
             raise unreachable(client.settings, exc) from None
 
-    def require_python(self, python: str) -> None:
-        """Refuse a cell that no worker online could run: code of 3.11 needs an image of 3.11.
+    def images(self, max_age_s: float = _IMAGES_S) -> tuple[Image, ...]:
+        """Return the Python images of the workers online, as they were at most so long ago."""
+        now_s = time.monotonic()
+        if now_s - self._images_at_s > max_age_s:
+            self._images = tuple(
+                image
+                for worker in self.workers()
+                if worker.status == "online"
+                for image in worker.capability.images
+                if image.language == "python"
+            )
+            self._images_at_s = now_s
+        return self._images
+
+    def python_for(self, own: str) -> str:
+        """Return the Python that a cell has to be made for: ours where a worker online has it.
 
         Without any worker online the cell waits, and says so.
-
-        Raises:
-            GridXError: workers are online, and none has the Python of this notebook.
         """
-        if python in self._pythons:
-            return
-        images = [
-            image
-            for worker in self.workers()
-            if worker.status == "online"
-            for image in worker.capability.images
-            if image.language == "python"
-        ]
-        self._pythons = {image.python for image in images}
-        if images and python not in self._pythons:
-            offered = ", ".join(sorted(self._pythons))
-            raise GridXError(
-                f"This notebook runs Python {python}; the workers online have {offered}. "
-                f"Code does not cross minor versions. Nothing was sent.",
-                hint=f"Start the notebook with Python {offered}, or lend a worker with {python}.",
-            )
+        # Once seen it is taken for granted: no cell waits for a list of workers.
+        for max_age_s in (_EVER_S, 0.0):
+            offered = {image.python for image in self.images(max_age_s)}
+            if own in offered:
+                return own
+        return max(offered, key=_as_numbers, default=own)
 
     def workers(self) -> tuple[WorkerView, ...]:
         """Return the workers that the coordinator knows."""
@@ -126,9 +132,13 @@ class Connection:
     def close(self) -> None:
         """Close the connection; jobs go on."""
         client, self._client = self._client, None
-        self._pythons = set()
+        self._images_at_s = float("-inf")
         if client is not None:
             client.close()
+
+
+def _as_numbers(python: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in python.split(".") if part.isdecimal())
 
 
 def unreachable(settings: ConnectionSettings, error: TransportError) -> TransportError:

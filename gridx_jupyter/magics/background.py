@@ -16,7 +16,7 @@ from gridx.updates import Finished
 from .failures import shown_as_name, shown_as_sentence
 from .order import Order
 from .prepare import notes_before
-from .progress import Progress, status_line
+from .progress import Progress, prepare_display, status_line
 from .publish import Publisher
 from .render import StatusLine, footer_text, should_notify
 from .result import CellResult, Watched
@@ -43,7 +43,7 @@ class Background:
     ) -> None:
         self._footer_of = footer
         self._begun_s = time.monotonic()
-        self._show_as = order.options.show
+        self._order = order.landed()
         self._notes_before = notes_before(order)
         self._job = job
         self._screen = screen or Screen(notebook.shell)
@@ -120,7 +120,8 @@ class Background:
         if not self._shown:
             self._shown = True
             line = StatusLine(self._screen, quiet=True)
-            publisher = Publisher(self._screen, line, self._job.id, self._show_as)
+            publisher = Publisher(self._screen, line, self._job.id)
+            prepare_display(publisher, self._order, self._progress.view)
             for event in self.result.kept.events:
                 publisher.publish(event)
             publisher.finish()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
 
-from gridx.errors import GridXError
+from gridx.errors import GridXError, JobFailed
 
 from .failures import shown_as_name, shown_as_sentence
 from .foreground import Footer, Foreground
 from .options import CellOptions, usage_error
 from .order import Order
-from .prepare import dry_run_text, prepare
+from .prepare import check_environment, dry_run_text, prepare
 from .progress import status_line
 from .render import StatusLine
 from .result import CellResult, Watched
@@ -23,6 +25,8 @@ from .visible_cell import VisibleCell, visible_cell
 if TYPE_CHECKING:
     from .notebook import Notebook
     from .sessions import OpenSession
+
+T = TypeVar("T")
 
 
 @magics_class
@@ -85,6 +89,8 @@ def run_cell(
     if options.dry_run:
         print(dry_run_text(order, notebook.connection))
         return None
+    if not options.local:
+        order = check_environment(notebook, order)
     order = with_files(order)
     screen = Screen(notebook.shell)
     status = status_line(screen, options)
@@ -96,12 +102,13 @@ def run_cell(
     if options.cache is not None:
         _run_cached(notebook, order, screen, status)
         return None
-    return watch(notebook, order, _sent(notebook, order, status), screen, status)
+    job = _sent(lambda: send(order, notebook, status), status)
+    return watch(notebook, order, job, screen, status)
 
 
-def _sent(notebook: Notebook, order: Order, status: StatusLine) -> Watched:
+def _sent(submit: Callable[[], T], status: StatusLine) -> T:
     try:
-        return send(order, notebook, status)
+        return submit()
     except KeyboardInterrupt:
         if status.display_id is not None:
             status.finish("interrupted before it began; nothing runs")
@@ -115,14 +122,15 @@ def _run_in_session(
     assert options.session is not None
     sessions = notebook.sessions
     held, note = sessions.find(options.session)
-    order = with_files(prepare(notebook, line, body, options, visible, held))
+    order = prepare(notebook, line, body, options, visible, held)
+    order = with_files(check_environment(notebook, order))
     screen = Screen(notebook.shell)
     status = status_line(screen, options)
     if note:
         screen.write("stderr", f"Grid-X: {note}\n")
-    call = sessions.send(order, held, status)
-    held = sessions.of(call)
-    return watch(notebook, order, call, screen, status, held.footer, held)
+    call = _sent(lambda: sessions.send(order, held, status), status)
+    session = sessions.of(call)
+    return watch(notebook, order, call, screen, status, session.footer, session)
 
 
 def _run_cached(notebook: Notebook, order: Order, screen: Screen, status: StatusLine) -> None:
@@ -134,7 +142,7 @@ def _run_cached(notebook: Notebook, order: Order, screen: Screen, status: Status
     if found is not None:
         watch(notebook, order, found, screen, status, found.footer)
         return
-    job = _sent(notebook, order, status)
+    job = _sent(lambda: send(order, notebook, status), status)
     foreground = Foreground(order.without_payload(), job, notebook, screen, status)
     result = foreground.result
     result.keeps_raw = True
@@ -156,9 +164,11 @@ def watch(
     """Show a job that runs: until its end, or from now on in the background."""
     order = order.without_payload()
 
+    sent = order.landed()
+
     def landed(result: CellResult) -> None:
         if session is not None:
-            notebook.sessions.landed(session, order, result)
+            notebook.sessions.landed(session, sent, result)
 
     if order.options.background:
         from .background import Background
@@ -172,8 +182,17 @@ def watch(
     foreground = Foreground(order, job, notebook, screen, status, footer)
     foreground.result.on_landed = landed
     _store(notebook, order, foreground.result)
-    foreground.run()
-    return None
+    try:
+        foreground.run()
+        return None
+    except JobFailed:
+        name = foreground.result.asked_for
+        if name is None or name in order.options.needs:
+            raise
+    # A formula inside of a value names it. Nothing has run yet, so the cell is sent again.
+    screen.write("stderr", f"Grid-X: a variable refers to {name}: the cell is sent again with it\n")
+    options = dataclasses.replace(order.options, needs=(*order.options.needs, name))
+    return run_cell(notebook, order.line, order.body, options, order.visible)
 
 
 def _store(notebook: Notebook, order: Order, result: CellResult) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from .options import usage_error
+from .options import line_over, usage_error
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -122,7 +122,7 @@ def remote_lines(lines: list[str], options: str) -> list[str]:
     if comment is not None:
         if comment[1].strip() == "local":
             return lines
-        options = f"{options} {comment[1]}".strip()
+        options = line_over(comment[1].strip(), options)
     begin = first
     while begin < len(lines) and (not lines[begin].strip() or _stays_here(lines[begin])):
         begin += 1

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gridx.errors import GridXError, TransportError
+from gridx.events import Stream
+from gridx.states import FINAL_JOB_STATES
 from gridx.updates import EventArrived, Finished, Restarted
 
 from .order import Order
 from .prepare import notes_before
-from .progress import Progress, status_line
+from .progress import Progress, prepare_display, status_line
 from .publish import Publisher
-from .render import StatusLine, footer_text, receiving_text, should_notify, worker_of
+from .render import StatusLine, footer_text, receiving_text, should_notify
 from .result import CellResult, Watched
 from .screen import Screen
 
@@ -46,7 +48,7 @@ class Foreground:
         self._notebook = notebook
         self._screen = screen or Screen(notebook.shell)
         self._line = line or status_line(self._screen, order.options)
-        self._publisher = Publisher(self._screen, self._line, job.id, order.options.show)
+        self._publisher = Publisher(self._screen, self._line, job.id)
         self._progress = Progress(job.view)
         self.keeps_output = order.options.store_as is not None or order.options.cache is not None
         self.result = CellResult(job, order, notebook)
@@ -80,9 +82,11 @@ class Foreground:
             if isinstance(update, Finished):
                 self._publisher.finish()
                 return update
-            self._line.show(self._progress.text())
-            self._publisher.worker = worker_of(self._progress.view)
+            if self._progress.view.status not in FINAL_JOB_STATES:
+                self._line.show(self._progress.text())
             if isinstance(update, EventArrived):
+                if not isinstance(update.event, Stream):
+                    prepare_display(self._publisher, self._order, self._progress.view)
                 self._publisher.publish(update.event)
                 self._notebook.journal.note_position(self._job.id, update.position)
             elif isinstance(update, Restarted):

@@ -14,7 +14,7 @@ from gridx.errors import GridXError, TransportError
 
 from ..connection import unreachable
 from .failures import shown_as_name, shown_as_sentence
-from .options import nearest, usage_error
+from .options import expanded, nearest, usage_error
 
 if TYPE_CHECKING:
     from .notebook import Notebook
@@ -37,6 +37,12 @@ COMMANDS: Final = {
     "balance": Command("", "your credits", "line_grid"),
     "cost": Command("[-n COUNT]", "what your jobs and those of this notebook cost", "line_grid"),
     "workers": Command("", "who lends what", "line_grid"),
+    "trust": Command(
+        "[WORKER]",
+        "show the interactive output of a worker unasked, by its key; alone: which are trusted",
+        "line_grid",
+    ),
+    "untrust": Command("WORKER", "no longer trust a worker", "line_grid"),
     "doctor": Command("", "what is wrong, and what to type", "line_grid"),
     "jobs": Command(
         "[-a] [-n COUNT]",
@@ -58,6 +64,7 @@ COMMANDS: Final = {
         "JOB", "run a cell of this notebook again, with today's variables", "line_jobs"
     ),
     "logs": Command("JOB [--to FILE]", "the whole output of a job", "line_jobs"),
+    "show": Command("JOB [--interactive | --text]", "what a job displayed, once more", "line_jobs"),
     "cancel": Command("JOB", "stop a job; the time it ran is charged", "line_jobs"),
     "why": Command("[JOB]", "what the last cell captured and why; why its job waits", "line_jobs"),
     "needs": Command("CODE", "what this code would take along; nothing is sent", "line_jobs"),
@@ -87,6 +94,7 @@ COMMANDS: Final = {
     "help": Command("[TOPIC]", "this list, or one topic", "line_help"),
 }
 USAGE: Final = "Usage: %gridx " + " | ".join(COMMANDS) + "."
+_TAKES_CODE: Final = ("needs", "prelude")  # in these, braces are braces
 _EXPRESSION_HINT: Final = "To run code on the grid put it below a line %%gridx."
 
 
@@ -126,6 +134,8 @@ class LineMagic(Magics):
         if command not in COMMANDS:
             _refuse(command)
         try:
+            if command not in _TAKES_CODE:
+                rest = expanded(rest, self._notebook.shell.ev)
             action_of(command)(self._notebook, rest.strip())
         except KeyboardInterrupt as exc:
             shown_as_name(exc)

@@ -31,7 +31,19 @@ def workers_text(workers: Sequence[WorkerView]) -> str:
     online = [worker for worker in workers if worker.status == "online"]
     if not online:
         return "No worker is online. Lend this machine with `gridx up` in a terminal."
-    head = ("WORKER", "OWNER", "FREE CORES", "FREE MEMORY", "GPUS", "RUNNING", "SANDBOX", "PYTHON")
+    from gridx.identity import fingerprint
+
+    head = (
+        "WORKER",
+        "OWNER",
+        "FREE CORES",
+        "FREE MEMORY",
+        "GPUS",
+        "RUNNING",
+        "SANDBOX",
+        "PYTHON",
+        "KEY",
+    )
     rows = [
         (
             worker.name,
@@ -42,6 +54,7 @@ def workers_text(workers: Sequence[WorkerView]) -> str:
             str(worker.running),
             offer.sandbox,
             ", ".join(sorted({image.python for image in offer.images if image.python})),
+            fingerprint(worker.public_key) if worker.public_key else "",
         )
         for worker in online
         for offer in (worker.capability,)
@@ -119,6 +132,25 @@ def show_workers(notebook: Notebook, rest: str) -> None:
     """Print who lends what."""
     Parser("workers").parse_args(words_of(rest))
     print(workers_text(notebook.connection.workers()))
+
+
+def show_trust(notebook: Notebook, rest: str) -> None:
+    """Trust a worker's display, or list those that are trusted."""
+    from .trusted import trust, trusted_text
+
+    parser = Parser("trust")
+    parser.add_argument("worker", nargs="?")
+    name = parser.parse_args(words_of(rest)).worker
+    print(trusted_text() if name is None else trust(notebook.connection.client, name))
+
+
+def show_untrust(notebook: Notebook, rest: str) -> None:
+    """No longer trust a worker."""
+    from .trusted import untrust
+
+    parser = Parser("untrust")
+    parser.add_argument("worker", metavar="WORKER")
+    print(untrust(parser.parse_args(words_of(rest)).worker))
 
 
 def show_doctor(notebook: Notebook, rest: str) -> None:

@@ -15,7 +15,7 @@ from gridx.quantities import format_duration
 from gridx.resources import format_bytes
 from gridx.states import FINAL_JOB_STATES
 from gridx.terminal import table
-from gridx.updates import EventArrived, Finished
+from gridx.updates import EventArrived, Finished, Restarted
 
 from .journal import Entry, order_of
 from .line import Parser, words_of
@@ -215,6 +215,35 @@ def _replay(notebook: Notebook, job_id: str, targets: Mapping[str, IO[str]]) -> 
             targets["stderr"].write(clean_text(format_plain(event.error, line_offset=1)))
     for name, cleaner in cleaners.items():
         targets[name].write(cleaner.finish())
+
+
+def show_show(notebook: Notebook, rest: str) -> None:
+    """Show what a job displayed once more, in another way."""
+    from .publish import Publisher
+    from .render import StatusLine, worker_of
+    from .screen import Screen
+
+    parser = Parser("show")
+    parser.add_argument("job", metavar="JOB")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--interactive", action="store_true")
+    how.add_argument("--text", action="store_true")
+    given = parser.parse_args(words_of(rest))
+    screen = Screen(notebook.shell)
+    publisher = Publisher(screen, StatusLine(screen, quiet=True), given.job)
+    publisher.show = (
+        "interactive" if given.interactive else "text" if given.text else publisher.show
+    )
+    job = notebook.connection.client.attach(given.job)
+    publisher.worker = worker_of(job.view)
+    for update in job.updates(idle_s=0.25):
+        if isinstance(update, EventArrived):
+            publisher.publish(update.event)
+        elif isinstance(update, Restarted):
+            publisher.restart()
+    publisher.finish()
+    for note in publisher.notes():
+        print(note)
 
 
 def show_cancel(notebook: Notebook, rest: str) -> None:

@@ -12,7 +12,7 @@ import keyword
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from IPython.core.error import UsageError
 
@@ -20,9 +20,6 @@ from gridx.errors import GridXError, NotBuilt
 from gridx.quantities import format_duration, parse_duration, parse_size
 from gridx.resources import GIB, MIB, format_bytes
 from gridx.schemas import MAX_TIMEOUT_S, Limits
-
-if TYPE_CHECKING:
-    from gridx.display.bundle import Show
 
 DEFAULT_TIMEOUT_S: Final = 300.0
 ON_INTERRUPT: Final = ("cancel", "detach", "ask")
@@ -57,7 +54,7 @@ class CellOptions:
     dry_run: bool = False
     on_interrupt: str = "cancel"
     progress: str = "auto"
-    show: Show = "clean"
+    show: str | None = None  # None: clean, or interactive where the worker is trusted
     quiet: bool = False
 
     def limits(self) -> Limits:
@@ -282,7 +279,7 @@ CELL_OPTIONS: Final = (
     Option(
         ("--show",),
         "show",
-        "rich output of this job: clean; interactive, in a frame apart; or text alone (clean)",
+        "what a worker may show: clean; interactive, in a frame apart; text alone (clean)",
         "HOW",
         _one_of(SHOW),
         settable=True,
@@ -384,6 +381,40 @@ def split_words(line: str) -> list[str]:
     ]
 
 
+def line_over(line: str, base: str) -> str:
+    """Return ``line`` with those options of ``base`` that it does not give itself."""
+    given = {_field_of(group[0]) for group in _groups(line)}
+    kept = [word for group in _groups(base) if _field_of(group[0]) not in given for word in group]
+    return " ".join([*kept, line]).strip()
+
+
+def _groups(line: str) -> list[list[str]]:
+    """Return each option of ``line`` with the words that follow it, quotes and all."""
+    groups: list[list[str]] = []
+    for word in _WORD.findall(line):
+        if word.startswith("-") or not groups:
+            groups.append([])
+        groups[-1].append(word)
+    return groups
+
+
+def _field_of(word: str) -> str:
+    name = word.partition("=")[0]
+    return BY_NAME[name].field if name in BY_NAME else name
+
+
+def expanded(text: str, expand: Callable[[str], object]) -> str:
+    """Return ``text`` with each ``{expression}`` replaced by its value.
+
+    Raises:
+        UsageError: an expression cannot be evaluated.
+    """
+    try:
+        return _EXPRESSION.sub(lambda match: str(expand(match[1])), text)
+    except Exception as exc:
+        raise usage_error(f"{text}: {type(exc).__name__}: {exc}.") from None
+
+
 @dataclass
 class _Words:
     """The words of one line, read from left to right."""
@@ -433,11 +464,7 @@ class _Words:
 
     def _parsed(self, option: Option, name: str, text: str) -> Any:
         assert option.parse is not None
-        try:
-            text = _EXPRESSION.sub(lambda match: str(self.expand(match[1])), text)
-        except Exception as exc:
-            sentence = f"{name} {text}: {type(exc).__name__}: {exc}."
-            raise usage_error(sentence) from None
+        text = expanded(text, self.expand)
         try:
             return option.parse(text)
         except GridXError as exc:

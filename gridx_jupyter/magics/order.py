@@ -31,6 +31,7 @@ class Order:
     captured: Captured | None = None
     file_blobs: tuple[Blob, ...] = ()
     sent_files: Mapping[str, str] = field(default_factory=dict)  # path to digest
+    notes: tuple[str, ...] = ()  # what was found out about its environment
     at_submit: dict[str, Any] | None = None  # what the user has rebound since stays
 
     @property
@@ -66,6 +67,13 @@ class Order:
             captured = captured.sent()
         spec = msgspec.structs.replace(self.spec, files=())
         return dataclasses.replace(self, captured=captured, spec=spec, file_blobs=())
+
+    def landed(self) -> Order:
+        """Return the order of a cell that has landed, or whose landing is another's business.
+
+        The namespace of the submit would keep what the notebook has dropped since.
+        """
+        return dataclasses.replace(self, at_submit=None)
 
     def at(self, namespace: dict[str, Any]) -> Order:
         """Return the order of a cell that the notebook does not wait for any more."""

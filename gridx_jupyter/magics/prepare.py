@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from gridx.credits import Rates, format_credits, hold_ucr
-from gridx.errors import InvalidRequest
+from gridx.errors import GridXError, InvalidRequest
 from gridx.quantities import format_duration
 from gridx.resources import format_bytes
 from gridx.schemas import CellSpec
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from .notebook import Notebook
     from .sessions import OpenSession
 
+_ALWAYS_THERE: Final = sys.stdlib_module_names | {"__main__", "gridx"}
 _OURS_BELOW: Final = re.compile(r"^\s*(%{1,2}gridx)\b", re.MULTILINE)
 
 
@@ -84,19 +87,29 @@ def _captured(
     shell = notebook.shell
     known: Mapping[str, Fingerprint] | None = None if options.session is None else {}
     remote_names = set(notebook.prelude.names) if notebook.has_prelude else set()
+    without = set(options.without)
     if session is not None:
+        without |= session.kept_there(shell.user_ns)
         known, remote_names = session.known, remote_names | session.remote_names
+    own = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    target = own if options.local else _target_python(notebook, own)
+    sources: list[str] = []
+    if target != own:
+        history = getattr(shell.history_manager, "input_hist_raw", None) or []
+        sources = [str(cell) for cell in history[1:]]
     try:
         return capture(
             body,
             shell.user_ns,
             needs=options.needs,
-            without=options.without,
+            without=without,
             everything=options.everything,
             report_only=options.dry_run,
             with_blobs=not options.local,
             known=known,
             remote_names=remote_names,
+            target_python=None if target == own else target,
+            sources=sources,
         )
     except SyntaxError as exc:
         error = exc
@@ -105,6 +118,35 @@ def _captured(
     if error.end_lineno is not None:
         error.end_lineno += visible.line_offset
     raise shown_at_its_lines(error, shell)
+
+
+def _target_python(notebook: Notebook, own: str) -> str:
+    try:
+        return notebook.connection.python_for(own)
+    except GridXError:
+        return own  # no coordinator answers: whoever needs one says so
+
+
+def check_environment(notebook: Notebook, order: Order) -> Order:
+    """Return ``order`` with what the images on the grid lack, as notes.
+
+    Raises:
+        MissingModules: no image has a package that the cell needs; nothing was sent.
+    """
+    captured = order.captured
+    assert captured is not None
+    roots = {name.partition(".")[0] for name in captured.modules | captured.imports}
+    roots |= {name.partition(".")[0] for name in captured.optional_imports}
+    if roots <= _ALWAYS_THERE:
+        return order
+    from gridx.ship.environment import check
+
+    found = check(captured, notebook.connection.images())
+    if found.missing:
+        found = check(captured, notebook.connection.images(0.0))
+        if (error := found.error()) is not None:
+            raise error
+    return dataclasses.replace(order, notes=found.notes)
 
 
 def _check_out(options: CellOptions, captured: Captured) -> None:
@@ -120,7 +162,7 @@ def notes_before(order: Order) -> list[str]:
     captured = order.captured
     if captured is None:
         return []
-    notes = list(captured.warnings)
+    notes = [*captured.warnings, *order.notes]
     if captured.dynamic:
         what = ", ".join(sorted(captured.dynamic))
         notes.append(
@@ -192,9 +234,23 @@ def dry_run_text(order: Order, connection: Connection) -> str:
         [
             "Grid-X dry run: nothing was sent and nothing ran.",
             captured_text(order),
+            *_environment_lines(order, connection),
             _price_text(order.options, connection),
         ]
     )
+
+
+def _environment_lines(order: Order, connection: Connection) -> list[str]:
+    from gridx.ship.environment import check
+
+    captured = order.captured
+    assert captured is not None
+    try:
+        found = check(captured, connection.images())
+    except GridXError:
+        return []
+    missing = [f"Missing there: {sentence}" for sentence in found.missing]
+    return [*missing, *(f"Note: {note}" for note in found.notes)]
 
 
 def _home_text(order: Order) -> str:
@@ -209,8 +265,6 @@ def _home_text(order: Order) -> str:
 
 
 def _price_text(options: CellOptions, connection: Connection) -> str:
-    from gridx.errors import GridXError
-
     limits = options.limits()
     try:
         rates, where = connection.welcome().rates, ""

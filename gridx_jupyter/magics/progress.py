@@ -8,7 +8,9 @@ from gridx.schemas import JobView
 from gridx.updates import Finished, LinkChanged, Restarted, StateChanged, Update
 
 from .options import CellOptions
-from .render import StatusLine, progress_text
+from .order import Order
+from .publish import Publisher
+from .render import StatusLine, progress_text, worker_of
 from .screen import Screen
 
 
@@ -48,3 +50,15 @@ class Progress:
 def status_line(screen: Screen, options: CellOptions) -> StatusLine:
     """Return the line of a cell with these options."""
     return StatusLine(screen, quiet=options.quiet, progress=options.progress)
+
+
+def prepare_display(publisher: Publisher, order: Order, view: JobView) -> None:
+    """Tell ``publisher`` whose rich output comes, and how it may be shown."""
+    worker = worker_of(view)
+    if publisher.worker != worker or not worker:
+        publisher.worker = worker
+        if order.options.show is None and not view.worker_key:
+            return  # nothing to look up
+        from .trusted import show_for
+
+        publisher.show = show_for(order.options.show, view)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import dataclasses
+import re
 import threading
 from collections.abc import Callable, Generator, Set
 from pathlib import Path
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 
 _MAX_NOTES = 10
+_ASKED_FOR = re.compile(r"refers to the name '(\w+)'")
 _RESTORE_MODULE = "gridx.ship.restore"  # raises before the cell begins
 
 
@@ -76,6 +77,7 @@ class CellResult:
         self.notes: list[str] = []
         self.applied: Applied | None = None
         self.is_not_begun = False  # its variables could not be restored
+        self.asked_for: str | None = None  # a name that they were found to need, and may have
         self.keeps_raw = False  # for whoever keeps it: landing takes the bytes over
         self.on_landed: Callable[[CellResult], None] | None = None
 
@@ -230,8 +232,7 @@ class CellResult:
             if self.keeps_raw:
                 self._data = bytes(data)
             self._apply(data)
-        # The namespace of the submit would keep what the notebook has dropped since.
-        self._order = dataclasses.replace(self._order, at_submit=None)
+        self._order = self._order.landed()
         if self.on_landed is not None:
             self.on_landed(self)
 
@@ -239,8 +240,12 @@ class CellResult:
         from gridx.remote_error import rebuild, user_exceptions
 
         visible, shell = self._order.visible, self._notebook.shell
+        captured = self._order.captured
         if data.get("module") == _RESTORE_MODULE:
             self.is_not_begun = True
+            asked = _ASKED_FOR.search(str(data.get("message")))
+            if asked is not None and captured is not None and asked[1] in captured.may_be_asked_for:
+                self.asked_for = asked[1]
             return shown_as_sentence(
                 JobFailed(
                     clean_line(str(data.get("message")), 500) + " The cell did not begin.",

@@ -36,7 +36,6 @@ def send(order: Order, notebook: Notebook, line: StatusLine) -> BlockingJob:
     welcome = connection.welcome()
     check_size(order, welcome.max_payload_bytes)
     ask_before_upload(order, notebook)
-    connection.require_python(order.spec.python)
     job_id = new_job_id()
     notebook.journal.write(entry_of(order, notebook, job_id))
     notebook.latest_job = job_id

@@ -48,11 +48,16 @@ class OpenSession:
     opened_s: float = field(default_factory=time.monotonic)
     known: dict[str, Fingerprint] = field(default_factory=dict)
     remote_names: set[str] = field(default_factory=set)
+    handles: dict[str, object] = field(default_factory=dict)  # closed here, open there
 
     @property
     def age_s(self) -> float:
         """How long it is open."""
         return time.monotonic() - self.opened_s
+
+    def kept_there(self, namespace: dict[str, Any]) -> set[str]:
+        """Return the names that here are only handles on what the sandbox has."""
+        return {n for n, handle in self.handles.items() if namespace.get(n) is handle}
 
     def note(self, order: Order, result: CellResult, namespace: dict[str, Any]) -> None:
         """Learn what the sandbox has, once a cell of it has landed."""
@@ -71,6 +76,7 @@ class OpenSession:
             for name in applied.deleted:
                 self.known.pop(name, None)
                 self.remote_names.discard(name)
+            self.handles.update(applied.opaque)
             self.remote_names |= {*applied.opaque, *applied.refused, *applied.unexpected}
         if result.ok:
             self.remote_names |= captured.writes - captured.deletes
@@ -84,7 +90,7 @@ class OpenSession:
         so_far = format_credits(int(self.rate_ucr * self.age_s))
         return (
             f"{footer_text(finished)} · session {self.name} open {format_duration(self.age_s)} of "
-            f"{format_duration(self.limit_s)}, about {so_far} so far"
+            f"{format_duration(self.limit_s)}, at most {so_far} so far"
         )
 
 
@@ -154,7 +160,6 @@ class Sessions:
         notebook, options, captured = self._notebook, order.options, order.captured
         assert captured is not None
         assert options.session is not None
-        notebook.connection.require_python(order.spec.python)
         job_id = new_job_id()
         rate_ucr, limit_s = self._price(order)
         notebook.journal.write(entry_of(order, notebook, job_id))
