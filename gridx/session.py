@@ -225,10 +225,14 @@ class Session:
         return self.finished is not None and (self._newest is None or self._newest.has_ended)
 
     def error(self) -> JobError | None:
-        """Return why the session is no more; None while it is open."""
-        if self.finished is None:
+        """Return why the session is no more; None while it is open.
+
+        Of a session that was attached to after its end this is known at once, ``finished``
+        when the output of its last call was read.
+        """
+        view = self.view if self.finished is None else self.finished.view
+        if view.finished_at is None:
             return None
-        view = self.finished.view
         if (error := job_error(view)) is not None:
             return error
         reason = view.reason

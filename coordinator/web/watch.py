@@ -19,7 +19,7 @@ import msgspec
 from gridx.errors import GridXError
 from gridx.protocol import CallChanged, JobChanged, Output, Position
 from gridx.schemas import BlobRef
-from gridx.states import CallState
+from gridx.states import CallState, JobState
 
 from ..bus.base import job_subject
 from ..services import session_views, views
@@ -50,6 +50,12 @@ class CallNews:
 
     job: JobRecord
     event: CallEvent
+
+
+def _job_before_its_end(job: JobRecord) -> JobRecord:
+    """Return a job as if it ran: of a session, who has nothing yet hears what it is before its
+    calls. That it has ended, and why, can be told from ``finished_at`` and ``reason``."""
+    return msgspec.structs.replace(job, state=JobState.RUNNING) if job.is_final else job
 
 
 def _before_its_end(news: CallNews) -> CallNews:
@@ -262,8 +268,8 @@ class Watcher:
             self._is_call_stale = False
             job = await context.store.read(views.get_job, self.job_id, self._user)
             self._newest_attempt = max(self._newest_attempt, job.attempt)
-            if is_first and not job.is_final:
-                self._send_change(JobEvent(job))
+            if is_first and (job.session is not None or not job.is_final):
+                self._send_change(JobEvent(_job_before_its_end(job)))
                 is_first = False
             if self._attempt < self._newest_attempt:
                 self._attempt, self._offset = self._newest_attempt, 0
