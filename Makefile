@@ -52,6 +52,9 @@ bench: setup ## Benchmarks beside the peers, results as a table
 fidelity: setup ## Each cell of NOTEBOOK=… (or of ours) here and under %%gridx, compared
 	@$(ENGINE) sh -c '$(PY) -m worker.images && exec $(PY) -m tests.fidelity $(NOTEBOOK)'
 
+fuzz: setup ## A million changed or forged messages of a worker (FUZZ="COUNT --seed N"); goes on where it was
+	@$(PY) -m tests.fuzz $(FUZZ)
+
 openapi: setup ## Make openapi.json and docs/api-reference.md anew from the route table
 	@$(PY) -m coordinator.main openapi
 

@@ -278,7 +278,7 @@ VALUES: list[Any] = [
     ],
     re.compile(r"(?P<a>\w+)-[a-z]\n", re.IGNORECASE | re.DOTALL),
     re.compile(rb"\d+"),
-    np.ma.masked_array([1, 2, 3], mask=[0, 1, 0], fill_value=-9),
+    np.ma.masked_array([1, 2, 3], mask=[False, True, False], fill_value=-9),
     np.ma.masked_array([[1.5, 2.5]]),
     np.matrix([[1, 2], [3, 4]]),
     np.rec.array([(1, 2.5)], dtype=[("a", "i4"), ("b", "f8")]),
