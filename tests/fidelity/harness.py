@@ -30,6 +30,7 @@ _ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{6,}")
 _PROMPT: Final = re.compile(r"(Cell )?In ?\[\d+\]")
 _TIMING: Final = re.compile(r"(Wall time|CPU times):[^\n]*|\d+(\.\d+)? ?(ns|µs|μs|us|ms|s)\b[^\n]*")
 _FRAME: Final = re.compile(r"Cell In ?\[\d+\], line (\d+)")
+_OVERWRITTEN: Final = re.compile(r"[^\r\n]*\r")
 _SYNTAX: Final = re.compile(r"\(\w+\.py, line (\d+)\)")
 _CHAINED: Final = re.compile(r"\nThe above exception was|\nDuring handling of")
 _TEMPORARY: Final = re.compile(r"/tmp/ipykernel_\d+/\d+\.py")  # of a local warning
@@ -206,6 +207,7 @@ def _outcome(run: CellRun, first_line: int) -> str:
 def _normal(text: str) -> str:
     """Return ``text`` without what differs from run to run: addresses, prompts, measured times."""
     text = _TEMPORARY.sub("<cell>", _ADDRESS.sub("0x", _ANSI.sub("", text)))
+    text = _OVERWRITTEN.sub("", text.replace("\r\n", "\n"))  # a terminal's own; bars as shown
     return _TIMING.sub("<time>", _PROMPT.sub("In [n]", text))
 
 
