@@ -45,8 +45,9 @@ CREDIT = 1_000_000
 OPEN_S = 100.0
 which_session = st.integers(0, 1)
 which_worker = st.integers(0, 1)
-which_call = st.integers(-1, 1)  # beside the newest
-cause = st.sampled_from(Cause)
+which_call = st.sampled_from((0, 0, 0, 0, -1, 1))  # beside the newest
+cause = st.sampled_from((*Cause, *[Cause.COMPLETED] * 4))
+seldom = st.sampled_from((False, False, False, True))  # what ends a session
 
 
 class SessionsMachine(RuleBasedStateMachine):
@@ -151,7 +152,7 @@ class SessionsMachine(RuleBasedStateMachine):
         beside=which_call,
         cause=cause,
         worker=which_worker,
-        stored=st.sampled_from((0, 50)),
+        stored=st.sampled_from((0, 50, 50, 50)),
         wall_s=st.sampled_from((0.0, 1.0, 1e6, float("nan"))),
     )
     def finish_call(
@@ -186,8 +187,13 @@ class SessionsMachine(RuleBasedStateMachine):
         worker=which_worker,
         wall_s=st.sampled_from((0.0, 1.0, 1e6)),
         lag=st.sampled_from((0, 0, 1)),
+        really=seldom,
     )
-    def finish(self, which: int, cause: Cause, worker: int, wall_s: float, lag: int) -> None:
+    def finish(
+        self, which: int, cause: Cause, worker: int, wall_s: float, lag: int, really: bool
+    ) -> None:
+        if not really:
+            return
         job, by = self.job(which), self.workers[worker]
         told = report(job.job_id, job.attempt - lag, cause, wall_s=wall_s, call=self.newest(job).n)
         try:
@@ -200,8 +206,10 @@ class SessionsMachine(RuleBasedStateMachine):
         if by.owner == "ada":
             assert done.job.cost_ucr == 0
 
-    @rule(which=which_session, worker=which_worker, has_started=st.booleans())
-    def hand_back(self, which: int, worker: int, has_started: bool) -> None:
+    @rule(which=which_session, worker=which_worker, has_started=st.booleans(), really=seldom)
+    def hand_back(self, which: int, worker: int, has_started: bool, really: bool) -> None:
+        if not really:
+            return
         job, by = self.job(which), self.workers[worker]
         if job.attempt > 10:
             return
@@ -230,14 +238,18 @@ class SessionsMachine(RuleBasedStateMachine):
             return
         assert done.send == (not done.call.is_final and job.state is JobState.RUNNING)
 
-    @rule(which=which_session)
-    def end(self, which: int) -> None:
+    @rule(which=which_session, really=seldom)
+    def end(self, which: int, really: bool) -> None:
+        if not really:
+            return
         job = self.job(which)
         done = self.db.run(end_session, self.db.settings, job.job_id, "ada")
         assert done.tell or done.job.is_final
 
-    @rule(which=which_session)
-    def cancel(self, which: int) -> None:
+    @rule(which=which_session, really=seldom)
+    def cancel(self, which: int, really: bool) -> None:
+        if not really:
+            return
         job = self.job(which)
         done = self.db.run(cancel, self.db.settings, job.job_id, "ada")
         assert done.changed == (not job.is_final and job.cancel_us is None)
@@ -252,11 +264,13 @@ class SessionsMachine(RuleBasedStateMachine):
                 assert ended.job.is_final or ended.outcome is Outcome.REQUEUED
         assert not self.db.run(find_due)
 
-    @rule(worker=which_worker)
-    def disconnect(self, worker: int) -> None:
+    @rule(worker=which_worker, really=seldom)
+    def disconnect(self, worker: int, really: bool) -> None:
+        if not really:
+            return
         self.db.run(disconnect, self.db.settings, self.workers[worker], self.db.now_us)
 
-    @rule(worker=which_worker, forgets=st.booleans())
+    @rule(worker=which_worker, forgets=seldom)
     def hello(self, worker: int, forgets: bool) -> None:
         me = self.workers[worker]
         mine = [
@@ -267,8 +281,10 @@ class SessionsMachine(RuleBasedStateMachine):
         for each in self.db.run(adopt, self.db.settings, me, mine[1:] if forgets else mine).ended:
             assert each.job.is_final
 
-    @rule(which=which_session, worker=which_worker)
-    def lose(self, which: int, worker: int) -> None:
+    @rule(which=which_session, worker=which_worker, really=seldom)
+    def lose(self, which: int, worker: int, really: bool) -> None:
+        if not really:
+            return
         job, by = self.job(which), self.workers[worker]
         ended = self.db.run(lose, self.db.settings, job.job_id, job.attempt, by)
         assert ended is None or ended.job.is_final
