@@ -277,3 +277,49 @@ def test_a_worker_that_is_killed_in_mid_upload_settles_after_its_restart(tmp_pat
         data = client.download(job.id, job.finished.result_blobs)
         apply_result(data, namespace, expected=sent.expected, cell_source=code)
         assert len(namespace["r"]) == 40_000_000
+
+
+def test_the_calls_of_a_session_send_and_bring_home_what_changed(
+    running: tuple[Coordinator, Worker], client: BlockingClient
+) -> None:
+    _, worker = running
+    namespace: dict[str, Any] = {"__name__": "__main__", "a": np.zeros(4_000_000)}
+
+    def spec(code: str, **more: Any) -> tuple[CellSpec, Any]:
+        sent = capture(code, namespace, with_blobs=True)
+        cell = CellSpec(
+            python=sent.python,
+            expected=tuple(sorted(sent.expected)),
+            inputs=tuple(sorted(sent.inputs)),
+            **more,
+        )
+        return cell, sent
+
+    def finish(call: Any, code: str, sent: Any) -> None:
+        for _ in call.updates():
+            pass
+        assert call.finished.view.status == "completed", call.finished
+        data = call.finished.result or client.download(call.id, call.finished.result_blobs)
+        apply_result(data, namespace, expected=sent.expected, cell_source=code)
+
+    before = len(fetched(worker))
+    code = "import numpy as np\nb = a + np.arange(4_000_000)"
+    cell, sent = spec(code)
+    session = client.open_session(
+        code, "s", cell=cell, inputs=sent.payload, blobs=sent.blobs, open_limit_s=300
+    )
+    finish(session.newest, code, sent)
+    assert session.newest.finished.result_blobs
+    assert np.array_equal(namespace["b"], np.arange(4_000_000))
+
+    namespace["a"][-1] = 5.0  # in its last blob; the others lie in the sandbox
+    code = "c = np.arange(3_000_000) + a[-1] + b[-1]\nopen('note', 'w').write('from the session')"
+    cell, sent = spec(code, fetch=("note",))
+    call = session.call(code, cell=cell, inputs=sent.payload, blobs=sent.blobs, timeout_s=60)
+    finish(call, code, sent)
+    assert np.array_equal(namespace["c"], np.arange(3_000_000) + 5.0 + 3_999_999)
+    session.end(timeout_s=20)
+    first, second = fetched(worker)[before:]
+    last_bytes = 32_000_000 % (8 * MIB)
+    assert first == 8 * MIB + last_bytes  # of zeros: the whole chunks are all the same
+    assert second == last_bytes + 32_000_000  # the last one of `a`, and all of `b`
