@@ -40,9 +40,10 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A blob as it travels: raw, or one zstd frame that says its size."""
+    """A blob as it travels: raw, where the bytes stay where they are, or one zstd frame that
+    says its size."""
 
-    body: bytes
+    body: bytes | bytearray | memoryview
     is_zstd: bool
 
 
@@ -78,7 +79,7 @@ def pack(data: bytes | bytearray | memoryview) -> Packed:
         body = compressor.compress(data)
         if len(body) <= len(data) * _WORTH_IT:
             return Packed(body, is_zstd=True)
-    return Packed(bytes(data), is_zstd=False)
+    return Packed(data, is_zstd=False)
 
 
 def unpack(body: bytes, ref: BlobRef, *, is_zstd: bool) -> bytes:

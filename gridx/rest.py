@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from email.utils import parsedate_to_datetime
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
@@ -26,7 +26,9 @@ from .settings import ConnectionSettings
 T = TypeVar("T")
 
 _TIMEOUT_S: Final = 20.0
-_BLOB_TIMEOUT_S: Final = 600.0  # three at once, 8 MiB each, on a line of 0.5 Mbit/s
+_STALLED_S: Final = 60.0  # a blob of which nothing moved for so long will not come
+_BLOB_TIMEOUT_S: Final = 3600.0
+_PIECE_BYTES: Final = MIB  # of a blob, written at once
 _MAX_REPLY_BYTES: Final = 256 * MIB  # the output of a job, as text
 
 
@@ -109,28 +111,82 @@ class Rest:
         response = await self._fetch(path, "POST", msgspec.json.encode(body), headers)
         return self._decode(response, reply)
 
-    async def put_blob(self, user: str, ref: BlobRef, packed: Packed) -> None:
-        """Put a blob of ``user``; it is durable when this returns."""
+    async def put_blob(
+        self, user: str, ref: BlobRef, packed: Packed, on_piece: Callable[[int], None]
+    ) -> None:
+        """Put a blob of ``user``; it is durable when this returns.
+
+        Args:
+            on_piece: called with how many bytes have left, again and again.
+        """
         query = urlencode({"size": ref.size, "user_id": user})
-        headers = {"Content-Type": OCTETS}
+        headers = {"Content-Type": OCTETS, "Content-Length": str(len(packed.body))}
         if packed.is_zstd:
             headers["Content-Encoding"] = ZSTD
-        await self._fetch(
-            f"/blobs/{ref.digest}?{query}", "PUT", packed.body, headers, _BLOB_TIMEOUT_S
+        body = memoryview(packed.body)
+        sent_bytes = 0
+        given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def produce(write: Callable[[memoryview], asyncio.Future[None]]) -> None:
+            nonlocal sent_bytes
+            for at in range(0, len(body), _PIECE_BYTES):
+                piece = body[at : at + _PIECE_BYTES]
+                await asyncio.wait([write(piece), given_up], return_when=asyncio.FIRST_COMPLETED)
+                if given_up.done():
+                    raise StreamClosedError  # closes the connection: nobody waits for it
+                sent_bytes += len(piece)
+                on_piece(sent_bytes)
+
+        fetching = self._fetch(
+            f"/blobs/{ref.digest}?{query}",
+            "PUT",
+            headers=headers,
+            timeout_s=_BLOB_TIMEOUT_S,
+            produce=produce,
+        )
+        await self._unless_stalled(
+            fetching, lambda: sent_bytes, give_up=lambda: given_up.set_result(None)
         )
 
     async def get_blob(self, user: str, job_id: str, ref: BlobRef) -> tuple[list[bytes], bool]:
         """Return a blob that a job of ``user`` refers to, as it came, and whether it is packed."""
         query = urlencode({"job_id": job_id, "user_id": user})
         pieces: list[bytes] = []
-        response = await self._fetch(
+        fetching = self._fetch(
             f"/blobs/{ref.digest}?{query}",
             "GET",
             headers={"Accept": OCTETS, "Accept-Encoding": ZSTD},
             timeout_s=_BLOB_TIMEOUT_S,
             pieces=pieces,
         )
+        response = await self._unless_stalled(fetching, lambda: len(pieces))
         return pieces, response.headers.get("Content-Encoding") == ZSTD
+
+    async def _unless_stalled(
+        self,
+        fetching: Coroutine[Any, Any, HTTPResponse],
+        moved: Callable[[], int],
+        give_up: Callable[[], None] = lambda: None,
+    ) -> HTTPResponse:
+        """Return the answer; give up when ``moved`` does not change for a while.
+
+        A line may be slow, and a machine that slept has connections that nobody will ever end.
+        ``give_up`` is called when nobody waits for the answer any more. The call itself is never
+        cancelled: Tornado would log its end as an error of the program.
+        """
+        task = asyncio.ensure_future(fetching)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        before = -1
+        try:
+            while not task.done():
+                if (now := moved()) == before:
+                    raise unreachable(self._settings.url, TimeoutError())
+                before = now
+                await asyncio.wait([task], timeout=_STALLED_S)
+            return task.result()
+        finally:
+            if not task.done():
+                give_up()
 
     async def clock_offset_s(self) -> float | None:
         """Return how far the coordinator's clock is ahead of ours, to about a second.
@@ -152,6 +208,7 @@ class Rest:
         headers: Mapping[str, str] = MappingProxyType({}),
         timeout_s: float = _TIMEOUT_S,
         pieces: list[bytes] | None = None,
+        produce: Any = None,  # as Tornado's body_producer, whose type leaves out coroutines
     ) -> HTTPResponse:
         headers = {"Accept": "application/json", **headers}
         if self._settings.token:
@@ -161,6 +218,7 @@ class Rest:
             method=method,
             headers=headers,
             body=body,
+            body_producer=produce,
             request_timeout=timeout_s,
             connect_timeout=_TIMEOUT_S,
             follow_redirects=False,  # a redirect would carry the token elsewhere

@@ -22,7 +22,10 @@ from .schemas import BlobRef, MissingBlobs, WantedBlobs
 T = TypeVar("T")
 
 Progress = Callable[[int, int], None]
-"""Called with the raw bytes that are there, and with how many there will be."""
+"""Called with the raw bytes that have travelled, and with how many have to.
+
+After a cut the first number may fall: what was on its way travels again.
+"""
 
 MAX_DOWNLOAD_BYTES: Final = 4 * GIB
 _AT_ONCE: Final = 3  # one is packed or checked while another travels and a third is stored
@@ -70,6 +73,7 @@ class _Upload:
         self._on_progress = on_progress
         self._left = {blob.ref.digest: blob for blob in blobs}
         self._left_bytes = self._total_bytes = self._travelled_bytes = 0
+        self._on_the_way: dict[str, int] = {}  # raw bytes by digest
 
     async def run(self) -> int:
         """Put what is missing; return the bytes that travelled."""
@@ -89,14 +93,27 @@ class _Upload:
         return await self._rest.post("/blobs/missing", wanted, MissingBlobs)
 
     async def _put(self, blob: Blob) -> None:
+        ref = blob.ref
         packed = await asyncio.to_thread(pack, blob.data)
-        await self._rest.put_blob(self._user, blob.ref, packed)
+
+        def on_piece(sent_bytes: int) -> None:
+            self._on_the_way[ref.digest] = ref.size * sent_bytes // len(packed.body)
+            self._tell()
+
+        try:
+            await self._rest.put_blob(self._user, ref, packed, on_piece)
+        finally:
+            self._on_the_way.pop(ref.digest, None)
         self._patience.renew()
         self._travelled_bytes += len(packed.body)
-        self._left_bytes -= blob.ref.size
-        del self._left[blob.ref.digest]
+        self._left_bytes -= ref.size
+        del self._left[ref.digest]
+        self._tell()
+
+    def _tell(self) -> None:
         if self._on_progress is not None:
-            self._on_progress(self._total_bytes - self._left_bytes, self._total_bytes)
+            left_bytes = self._left_bytes - sum(self._on_the_way.values())
+            self._on_progress(self._total_bytes - left_bytes, self._total_bytes)
 
 
 async def download(
@@ -163,19 +180,21 @@ async def download(
 
 
 class _Patience:
-    """How long a coordinator that is lost is waited for; each sign of life renews it."""
+    """How long a coordinator that is lost is waited for, from its loss on."""
 
     def __init__(self, patience_s: float) -> None:
         self._patience_s = patience_s
-        self._tries = 0
         self.renew()
 
     def renew(self) -> None:
-        self._until_s = monotonic_s() + self._patience_s
+        """Begin anew: it has answered."""
+        self._until_s: float | None = None
         self._tries = 0
 
     async def lose(self, error: TransportError) -> None:
         """Wait a little, longer each time; raise ``error`` when it took too long."""
+        if self._until_s is None:
+            self._until_s = monotonic_s() + self._patience_s
         if monotonic_s() >= self._until_s:
             raise error
         await asyncio.sleep(delay_s(self._tries))

@@ -165,7 +165,7 @@ class BlobTransfers:
         self,
         method: str,
         path: str,
-        body: bytes | None,
+        body: bytes | bytearray | memoryview | None,
         headers: dict[str, str],
         limit_bytes: int,
         cut: _Cut,
@@ -271,7 +271,7 @@ def _exchange(
     connection: http.client.HTTPConnection,
     method: str,
     path: str,
-    body: bytes | None,
+    body: bytes | bytearray | memoryview | None,
     headers: dict[str, str],
     limit_bytes: int,
 ) -> tuple[int, str, bytes]:

@@ -62,7 +62,7 @@ async def blobs(tmp_path: Path) -> AsyncIterator[LocalBlobs]:
 @pytest.mark.parametrize("data", [b"", b"x", NOISE, ZEROS], ids=["empty", "one", "noise", "zeros"])
 async def test_what_was_put_is_got_as_it_travelled(blobs: LocalBlobs, data: bytes) -> None:
     ref, packed = ref_of(data), pack(data)
-    stored_bytes = await blobs.put(ADA, ref, [packed.body], is_zstd=packed.is_zstd)
+    stored_bytes = await blobs.put(ADA, ref, [bytes(packed.body)], is_zstd=packed.is_zstd)
     assert stored_bytes == len(packed.body)
     stored = await blobs.get(ADA, ref.digest)
     assert stored is not None

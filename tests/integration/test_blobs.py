@@ -27,7 +27,7 @@ from gridx.schemas import BlobRef, CellSpec, JobRequest
 from gridx.settings import ConnectionSettings
 from gridx.states import Cause
 from tests.support.coordinator_program import CoordinatorProgram
-from tests.support.scripted_client import Rest, ScriptedClient
+from tests.support.scripted_client import Rest, ScriptedClient, until
 from tests.support.scripted_worker import ScriptedWorker, WorkerByHand, workers
 
 OCTETS = "application/octet-stream"
@@ -585,39 +585,44 @@ async def test_a_worker_of_the_release_before_gets_plain_jobs_only(
 
 
 async def test_a_coordinator_killed_in_the_middle_of_uploads_gets_only_the_rest(
-    tmp_path: Path,
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = noise(21, 12 * CHUNK_BYTES)
     blobs = blobs_of(data)
     program = CoordinatorProgram(tmp_path / "data")
     await program.start()
-    half_way = asyncio.Event()
+    folder = tmp_path / "data" / "blobs"
+    told: list[int] = []
+
+    def named() -> list[Path]:
+        return [path for path in folder.rglob("*") if len(path.name) == 64]
+
+    async def is_half_way() -> bool:
+        return len(named()) >= 4
 
     def on_progress(sent_bytes: int, total_bytes: int) -> None:
-        assert total_bytes == len(data)
-        if sent_bytes >= 4 * CHUNK_BYTES:
-            half_way.set()
+        assert 0 < sent_bytes <= total_bytes == len(data)
+        told.append(sent_bytes)
 
     async with Client(settings_of(program.http_url, "ada"), patience_s=60) as client:
         submitting = asyncio.create_task(
             client.submit(JobRequest(code="1"), cell=CELL, blobs=blobs, on_progress=on_progress)
         )
-        await half_way.wait()
+        await until(is_half_way)
         await program.kill()
-        folder = tmp_path / "data" / "blobs"
-        named = [path for path in folder.rglob("*") if len(path.name) == 64]
-        assert 4 <= len(named) < 12
+        assert 4 <= len(named()) < 12
         await program.start()
         job = await submitting
         # What was on its way at the kill travelled twice, and no more than that.
         assert len(data) <= job.sent_bytes <= len(data) + 3 * CHUNK_BYTES
-        named = [path for path in folder.rglob("*") if len(path.name) == 64]
-        assert {path.name for path in named} == {blob.ref.digest for blob in blobs}
-        assert all(digest(path.read_bytes()) == path.name for path in named)
+        assert told[-1] == len(data)
+        assert {path.name for path in named()} == {blob.ref.digest for blob in blobs}
+        assert all(digest(path.read_bytes()) == path.name for path in named())
         assert list((folder / "incoming").iterdir()) == []
         assert await client.download(job.id, [blob.ref for blob in blobs]) == data
         await job.cancel()
     await program.kill()
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_a_download_goes_on_after_a_kill(tmp_path: Path) -> None:

@@ -66,7 +66,10 @@ def test_progress_is_told_in_the_thread_that_asked(client: BlockingClient) -> No
 
 
 def test_an_interrupt_ends_an_upload_at_once_and_nothing_was_submitted(
-    coordinator: Coordinator, client: BlockingClient, tmp_path: Path
+    coordinator: Coordinator,
+    client: BlockingClient,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     client.connect()
     folder = tmp_path / "data" / "blobs"
@@ -89,6 +92,7 @@ def test_an_interrupt_ends_an_upload_at_once_and_nothing_was_submitted(
     sent_bytes = submit(client, BLOBS)  # only what was not there yet
     assert 0 <= sent_bytes - 4 < MANY * CHUNK_BYTES
     assert submit(client, BLOBS) == 4
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_the_number_of_retries_is_checked_before_anything_is_sent(client: BlockingClient) -> None:
