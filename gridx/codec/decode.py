@@ -16,6 +16,7 @@ from . import (
     numpy_values,
     other_values,
     pandas_values,
+    plain_values,
     random_values,
     scalar_values,
     tags,
@@ -398,5 +399,6 @@ _TABLE: Final[dict[int, Rule]] = {
     **arrow_values.DECODERS,
     **other_values.DECODERS,
     **random_values.DECODERS,
+    **plain_values.DECODERS,
 }
 _RULES: Final[tuple[Rule, ...]] = tuple(_TABLE.get(tag, _misplaced) for tag in range(tags.COUNT))

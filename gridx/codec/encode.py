@@ -22,6 +22,7 @@ from . import (
     numpy_values,
     other_values,
     pandas_values,
+    plain_values,
     random_values,
     scalar_values,
     tags,
@@ -338,19 +339,12 @@ _RULES: Final[dict[type, Rule]] = {
     bytearray: _bytearray,
     random.Random: random_values.encode_random,
     **scalar_values.ENCODERS,
+    **plain_values.ENCODERS,
 }  # fmt: skip
 
 
-def _shell_list(encoder: Encoder, value: Any, depth: int) -> Any:
-    """``lines = !command`` gives a subclass of list; it comes home as the list that it is."""
-    if type(value).__name__ != "SList":
-        raise Unsupported(type(value).__qualname__)
-    encoder.mark(value)
-    return [tags.LIST, *encoder.nodes(list(value), depth)]
-
-
 _BY_LIBRARY: Final[dict[str, Rule]] = {
-    "IPython": _shell_list,
+    "IPython": plain_values.encode_of_ipython,
     "numpy": numpy_values.encode_numpy,
     "pandas": pandas_values.encode_pandas,
     "pyarrow": arrow_values.encode_arrow,

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 from ..ship import replay
+from ..ship.analysis import analyze
 from . import code_state, tags
 from .code_values import codes_of_cell
 from .decode import Decoder
@@ -112,12 +113,25 @@ def apply_result(
         # Definitions may refer to values of the cell, and values may be of classes of the cell:
         # so values first, then definitions, then the values again where a class was unknown.
         homecoming.bind_plain(first)
-        replayed = _replay(
+        replayed, again = _replay(
             wanted, namespace, cell, cell_source, cell_file=cell_file, line_offset=line_offset
         )
         if first.unresolved:
             homecoming.restore_plain(undo)
             first = homecoming.decode()
+        if again:
+            # What failed may need a value whose class has only been defined now.
+            homecoming.bind_plain(first)
+            more, failed = _replay(
+                again, namespace, cell, cell_source, cell_file=cell_file, line_offset=line_offset
+            )
+            homecoming.restore_plain(undo)
+            replayed = _Replayed(
+                names=replayed.names + more.names,
+                failed=[name for part in failed for name in part.names],
+                notes=replayed.notes + more.notes,
+                reasons=more.reasons,
+            )
         return homecoming.apply(first, replayed)
     except BaseException:
         for name in [name for name in namespace if name not in undo]:
@@ -134,8 +148,10 @@ def _replay(
     *,
     cell_file: str | None,
     line_offset: int,
-) -> _Replayed:
+) -> tuple[_Replayed, list[replay.Definition]]:
+    """Make the definitions ``wanted`` again; return what was made, and what failed."""
     replayed = _Replayed()
+    failed = []
     for part in wanted:
         try:
             replay.run(
@@ -148,8 +164,8 @@ def _replay(
             )
         except Exception as exc:
             names = ", ".join(part.names)
-            replayed.failed += part.names
-            replayed.notes.append(
+            failed.append(part)
+            replayed.reasons.append(
                 f"{names} could not be defined here ({type(exc).__name__}: {exc}); "
                 f"it exists in the cell's container alone."
             )
@@ -160,7 +176,7 @@ def _replay(
                 f"{', '.join(part.names)} was defined here with the last value of "
                 f"{', '.join(part.later)}, which the cell binds again after it."
             )
-    return replayed
+    return replayed, failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +292,8 @@ class _Replayed:
     names: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    """A sentence for each definition that failed."""
 
 
 class _Homecoming:
@@ -302,6 +320,7 @@ class _Homecoming:
         self._before = dict(namespace)
         self._at_submit = at_submit
         self._refused: dict[str, str] = {}
+        self._writes: frozenset[str] | None = None
 
     def allowed_definitions(self, cell: replay.CellDefinitions) -> dict[str, int]:
         """Return the names to define again, with the lines that the worker tells."""
@@ -386,7 +405,7 @@ class _Homecoming:
 
     def apply(self, decoded: _Decoded, replayed: _Replayed) -> Applied:
         """Apply what was decoded, and tell what was done."""
-        warnings = [*decoded.lost, *decoded.notes, *replayed.notes]
+        warnings = [*decoded.lost, *decoded.notes, *replayed.notes, *replayed.reasons]
         bound: list[str] = []
         in_place: list[str] = []
         opaque: dict[str, Opaque] = {}
@@ -406,6 +425,8 @@ class _Homecoming:
                 self._namespace[name] = value
                 continue
             warnings += self._left_behind(name, old)
+            if name in _BUILTINS and old is _MISSING:
+                warnings.append(f"{name} is this cell's value now, no longer the builtin.")
             self._namespace[name] = value
             bound.append(name)
             if isinstance(value, Opaque):
@@ -472,6 +493,15 @@ class _Homecoming:
         }
         return {**found, tags.NAMESPACE: self._namespace}
 
+    def _written(self) -> frozenset[str]:
+        """Return the names that the text of the cell itself binds."""
+        if self._writes is None:
+            try:
+                self._writes = frozenset(analyze(self._cell_source).writes)
+            except SyntaxError:
+                self._writes = frozenset()
+        return self._writes
+
     def _reason(self, name: str, value: Any) -> str:
         """Return why ``name`` must not be touched, or nothing."""
         if name not in self._expected:
@@ -482,7 +512,7 @@ class _Homecoming:
             return f"{name} is not among the names to bring home."
         if name.startswith("_"):
             return f"{name} begins with an underscore: such names are not results."
-        if name in _BUILTINS:
+        if name in _BUILTINS and name not in self._written():
             return f"{name} is a builtin, which no result replaces: give it another name."
         if self._is_rebound_here(name):
             return (

@@ -93,7 +93,10 @@ EXCEPTION: Final = 69
 PATTERN: Final = 70
 MASKED_ARRAY: Final = 71
 ARRAY_VIEW: Final = 72
-COUNT: Final = 73
+ITERATOR: Final = 73
+PLAIN: Final = 74
+TYPED_ARRAY: Final = 75
+COUNT: Final = 76
 
 NAMESPACE: Final = "globals()"
 """What an INPUT names that is no variable: the namespace itself."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import collections
 import copy
 import dataclasses
@@ -276,6 +277,9 @@ VALUES: list[Any] = [
             np.random.Philox,
         )
     ],
+    types.SimpleNamespace(a=1, b=[2]),
+    array.array("d", [1.5, 2.5]),
+    array.array("H", [1, 2]),
     re.compile(r"(?P<a>\w+)-[a-z]\n", re.IGNORECASE | re.DOTALL),
     re.compile(rb"\d+"),
     np.ma.masked_array([1, 2, 3], mask=[False, True, False], fill_value=-9),

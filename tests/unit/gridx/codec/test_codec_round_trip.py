@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import builtins
 import collections
+import io
+import itertools
 import pickle
 import string
+import sys
 import threading
 from typing import Any
 
@@ -164,11 +167,77 @@ def test_an_instance_with_a_cycle_comes_back_without_its_init_being_run(
     assert back.parts == [1]
 
 
-def test_the_lines_of_a_shell_command_come_home_as_a_list() -> None:
+def test_the_lines_of_a_shell_command_come_home_as_such() -> None:
     from IPython.utils.text import SList
 
-    assert _back(SList(["a", "b"])) == ["a", "b"]
-    assert type(_back(SList())) is list
+    back = _back(SList(["a b", "c d"]))
+    assert type(back) is SList
+    assert back.fields(1) == ["b", "d"]
+    assert back.n == "a b\nc d"
+
+
+def test_without_ipython_they_come_home_as_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    from IPython.utils.text import SList
+
+    data = encode(SList(["a"]))
+    monkeypatch.delitem(sys.modules, "IPython.utils.text")
+    assert type(decode(data)) is list
+
+
+def test_captured_output_comes_home_as_its_text() -> None:
+    from IPython.utils.capture import CapturedIO
+
+    back = _back(CapturedIO(io.StringIO("out"), io.StringIO("err"), [{"data": {}}]))
+    assert type(back) is CapturedIO
+    assert (back.stdout, back.stderr, back.outputs) == ("out", "err", [])
+
+
+def _moved(iterator: Any, steps: int) -> Any:
+    for _ in range(steps):
+        next(iterator)
+    return iterator
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: iter([1, 2, 3]), lambda: iter((1, 2, 3)), lambda: iter("abé"), lambda: iter("abc"),
+        lambda: iter(b"abc"), lambda: iter(range(5)), lambda: iter(range(1 << 70)),
+        lambda: reversed([1, 2, 3]), lambda: reversed((1, 2, 3)), lambda: iter({1: 2, 3: 4}),
+        lambda: iter({1: 2, 3: 4}.items()), lambda: iter({1, 2, 3}), lambda: enumerate([5, 6], 3),
+        lambda: zip([1, 2, 3], "abc", strict=False), lambda: itertools.count(5, 2), lambda: itertools.count(1.5),
+        lambda: enumerate(zip([1, 2], [3, 4], strict=False)),
+    ],
+)  # fmt: skip
+def test_an_iterator_goes_on_where_it_was_and_is_not_moved_by_being_sent(make: Any) -> None:
+    for steps in (0, 1, 2):
+        iterator = _moved(make(), steps)
+        back = _back(iterator)
+        assert not isinstance(back, Opaque), back
+        wanted = list(itertools.islice(_moved(make(), steps), 5))
+        assert list(itertools.islice(back, 5)) == wanted
+        assert list(itertools.islice(iterator, 5)) == wanted
+
+
+def test_an_exhausted_iterator_is_exhausted_here_too() -> None:
+    for make in (lambda: iter([1]), lambda: iter("a"), lambda: reversed([1]), lambda: iter((1,))):
+        iterator = _moved(make(), 1)
+        assert list(iterator) == []
+        assert list(_back(iterator)) == []
+
+
+def test_an_iterator_over_a_list_goes_over_the_list_beside_it() -> None:
+    items = [1, 2]
+    iterator, same_items = _back([iter(items), items])
+    same_items.append(3)
+    assert list(iterator) == [1, 2, 3]
+
+
+def test_a_bare_object_keeps_its_identity_inside_a_message() -> None:
+    marker = object()
+    first, inner = _back([marker, {"m": marker}])
+    assert type(first) is object
+    assert inner["m"] is first
 
 
 def test_what_follows_a_value_that_cannot_be_encoded_still_refers_to_the_right_objects() -> None:

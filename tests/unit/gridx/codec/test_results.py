@@ -468,13 +468,46 @@ def test_a_worker_that_sends_unasked_names_touches_nothing(grid: Grid) -> None:
 
 def test_code_and_builtins_of_the_notebook_are_never_replaced_by_a_value(grid: Grid) -> None:
     grid.here("def f(): return 1\nimport math")
-    applied = grid.there("f = 5\nmath = 6\nlen = 7\nok = 8")
+    applied = grid.there(
+        "f = 5\nmath = 6\nglobals()['len'] = 7\nok = 8",
+        expected={"f", "math", "len", "ok"},
+        worker_expects=None,
+    )
     assert grid.names["f"]() == 1
     assert grid.names["math"].pi > 3
     assert "len" not in grid.names
     assert applied.bound == ("ok",)
     assert applied.refused.keys() == {"f", "math", "len"}
     assert applied.values["len"] == 7
+
+
+def test_a_builtins_name_that_the_cells_own_text_binds_is_bound_and_told(grid: Grid) -> None:
+    applied = grid.there("max = 5\nsum = 0\nfor n in [1, 2]:\n    sum += n")
+    assert (grid.names["max"], grid.names["sum"]) == (5, 3)
+    assert any("max is this cell's value now" in warning for warning in applied.warnings)
+    grid.there("del max\nm = max(1, 2)")
+    assert "max" not in grid.names
+    assert grid.names["m"] == 2
+
+
+def test_a_bare_object_that_is_a_default_in_the_same_cell_is_that_object_here(grid: Grid) -> None:
+    applied = grid.there(
+        "sentinel = object()\ndef pick(value=sentinel):\n    return value is sentinel\nr = pick()"
+    )
+    assert not applied.warnings
+    assert grid.names["r"] is True
+    assert grid.names["pick"]() is True
+    assert grid.names["pick"](1) is False
+
+
+def test_a_definition_that_needs_a_value_of_a_class_of_the_cell_is_made_here(grid: Grid) -> None:
+    applied = grid.there(
+        "class Box:\n    def __init__(self): self.n = 3\n"
+        "box = Box()\nsize = box.n\ndef f(k=box.n, b=box): return k + b.n\n"
+    )
+    assert not applied.warnings
+    assert grid.names["f"]() == 6
+    assert grid.names["f"].__defaults__[1] is grid.names["box"]
 
 
 def test_out_limits_what_is_brought_home(grid: Grid) -> None:
