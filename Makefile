@@ -7,7 +7,7 @@ ENGINE := $(PY) scripts/docker_engine.py run --
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test check unit format coverage bench fidelity openapi image clean
+.PHONY: help setup demo lab test check unit format coverage bench fidelity conformance openapi image clean
 
 help: ## List these commands
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,10 @@ fidelity: setup ## Each cell of NOTEBOOK=… (or of ours) here and under %%gridx
 
 fuzz: setup ## A million changed or forged messages of a worker (FUZZ="COUNT --seed N"); goes on where it was
 	@$(PY) -m tests.fuzz $(FUZZ)
+
+conformance: setup ## cloudpickle's own tests on our pickler; cells sent to other PYTHONS="…"
+	@$(PY) -m tests.conformance.cloudpickle_suite $(if $(CLOUDPICKLE_TESTS),--tests $(CLOUDPICKLE_TESTS))
+	@$(PY) -m tests.conformance.other_pythons $(PYTHONS)
 
 openapi: setup ## Make openapi.json and docs/api-reference.md anew from the route table
 	@$(PY) -m coordinator.main openapi

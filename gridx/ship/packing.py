@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..errors import CaptureError
 from .closure import ClosureBuilder
+from .formulas import FORMULA_LIBRARIES
 from .payload import Packed
 from .pickler import Shipper
 from .refusal import Unpicklable, explain
@@ -147,7 +148,8 @@ class Packing:
     def _order(self, values: dict[str, Any]) -> _Order:
         if self._definitions is None:
             code = {n: v for n, v in values.items() if isinstance(v, CODE)}
-            return _Order(code, [n for n in values if n not in code])
+            data = [n for n in values if n not in code]
+            return _Order(code, sorted(data, key=lambda n: _may_evaluate(values[n])))
         return self._order_by_source(values, self._definitions)
 
     def _order_by_source(self, values: dict[str, Any], definitions: SourceDefinitions) -> _Order:
@@ -247,6 +249,11 @@ class Packing:
         except Exception as exc:
             return exc
         return None
+
+
+def _may_evaluate(value: object) -> bool:
+    """Return whether ``value`` may evaluate a formula when it is restored: it comes last then."""
+    return type(value).__module__.partition(".")[0] in FORMULA_LIBRARIES
 
 
 @dataclass(frozen=True, slots=True)

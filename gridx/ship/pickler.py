@@ -65,6 +65,35 @@ class _Namespace(dict[str, Any]):
     """Stands for the notebook's namespace inside a payload."""
 
 
+class _Buffers:
+    """The buffers beside a stream.
+
+    Apart from the pickler, which would keep itself and all that it has pickled alive if it held
+    a method of its own: large arrays are given back when the user deletes them, not later.
+    """
+
+    def __init__(self, digests: ChunkDigests | None) -> None:
+        self.digests = digests
+        self.raws: list[memoryview] = []
+        self.size_bytes = 0
+        self.pending: dict[int, PendingBlobs] = {}
+
+    def keep(self, buffer: pickle.PickleBuffer) -> bool:
+        """Take ``buffer`` out of the stream, and return False, unless it is small."""
+        try:
+            raw = buffer.raw()
+        except BufferError:
+            return True  # not one block of memory: it goes into the stream
+        if raw.nbytes < _OUT_OF_BAND_BYTES:
+            return True
+        if self.digests is not None and raw.nbytes >= LEAST_BLOB_BYTES:
+            # It is hashed while the rest is pickled.
+            self.pending[len(self.raws)] = self.digests.start(raw)
+        self.raws.append(raw)
+        self.size_bytes += raw.nbytes
+        return False
+
+
 class Shipper(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
     """Pickles values of one notebook namespace into one stream with one memo.
 
@@ -92,10 +121,7 @@ class Shipper(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
             definitions: what is made again from source; code travels in no other form then.
         """
         self._stream = io.BytesIO()
-        self._raws: list[memoryview] = []
-        self._raw_bytes = 0
-        self._pending: dict[int, PendingBlobs] = {}
-        self._digests = digests
+        self._buffers = _Buffers(digests)
         self._definitions = definitions
         self.defined: set[str] = set()
         """Names whose definitions the values refer to."""
@@ -103,7 +129,7 @@ class Shipper(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
         self.carried: dict[str, object] = {}
         """Globals that travel only because a function hidden in a value reads them."""
         self.warnings: list[str] = []
-        super().__init__(self._stream, protocol=5, buffer_callback=self._keep_buffer)
+        super().__init__(self._stream, protocol=5, buffer_callback=self._buffers.keep)
         self._namespace = namespace
         self._stand_in = _Namespace()
         self._shipped = frozenset(shipped)
@@ -117,7 +143,7 @@ class Shipper(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
     @property
     def size_bytes(self) -> int:
         """Bytes so far, buffers included."""
-        return self._stream.tell() + self._raw_bytes
+        return self._stream.tell() + self._buffers.size_bytes
 
     @property
     def stream_bytes(self) -> int:
@@ -128,29 +154,15 @@ class Shipper(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
         """Return all that was dumped, in the form that ``restore`` reads."""
         return pack(
             self._stream.getvalue(),
-            self._raws,
-            self._pending,
+            self._buffers.raws,
+            self._buffers.pending,
             python=None if self._definitions is None else ANY_PYTHON,
-            with_blobs=self._digests is not None,
+            with_blobs=self._buffers.digests is not None,
         )
 
     def dumped(self) -> tuple[bytes, list[memoryview]]:
         """Return the stream and the buffers beside it."""
-        return self._stream.getvalue(), self._raws
-
-    def _keep_buffer(self, buffer: pickle.PickleBuffer) -> bool:
-        try:
-            raw = buffer.raw()
-        except BufferError:
-            return True  # not one block of memory: it goes into the stream
-        if raw.nbytes < _OUT_OF_BAND_BYTES:
-            return True
-        if self._digests is not None and raw.nbytes >= LEAST_BLOB_BYTES:
-            # It is hashed while the rest is pickled.
-            self._pending[len(self._raws)] = self._digests.start(raw)
-        self._raws.append(raw)
-        self._raw_bytes += raw.nbytes
-        return False
+        return self._stream.getvalue(), self._buffers.raws
 
     def _function_getnewargs(self, function: types.FunctionType) -> tuple[Any, ...]:
         arguments = super()._function_getnewargs(function)
@@ -186,7 +198,7 @@ class Shipper(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
             reduced = rule(self, value)
             if reduced is not NotImplemented:
                 return reduced
-        elif cls.__module__.startswith("pandas"):
+        elif str(cls.__module__).startswith("pandas"):  # a class may say None
             reduced = _reduce_pandas(value)
             if reduced is not NotImplemented:
                 self.modules.add("pandas")

@@ -83,16 +83,27 @@ def restore(
             f"The cell's variables need the module {name!r}, which this image does not have.",
             missing_module=exc.name,
         ) from exc
-    except NameError as exc:
-        missing = getattr(exc, "name", None)
-        raise RestoreError(
-            f"A variable of the cell refers to the name {missing!r}, which was not sent.",
-            missing_name=missing,
-        ) from exc
     except Exception as exc:
+        missing = _missing_name(exc)
+        if missing is not None:
+            raise RestoreError(
+                f"A variable of the cell refers to the name {missing!r}, which was not sent.",
+                missing_name=missing,
+            ) from exc
         raise RestoreError(
             f"The cell's variables could not be restored: {type(exc).__name__}: {exc}"
         ) from exc
+
+
+def _missing_name(error: BaseException | None) -> str | None:
+    """Return the name that a formula lacks: libraries wrap the NameError in errors of their own."""
+    for _ in range(20):
+        if error is None:
+            break
+        if isinstance(error, NameError):
+            return str(error.name)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _split(view: memoryview, folder: str | None) -> tuple[memoryview, list[memoryview]]:
