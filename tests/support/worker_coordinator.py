@@ -43,7 +43,7 @@ from gridx.protocol import (
     to_worker,
 )
 from gridx.resources import GIB
-from gridx.schemas import CellSpec, JobRequest, Limits, SessionSpec
+from gridx.schemas import BlobRef, CellSpec, JobRequest, Limits, SessionSpec
 
 M = TypeVar("M")
 PATIENCE_S = 60.0
@@ -64,6 +64,7 @@ class WorkerCoordinator:
         self.refusal: Callable[[Hello], GridXError | None] = lambda hello: None
         self.heartbeat_s = 0.2
         self.token: str | None = "gxw_scripted"
+        self.http_url = "http://127.0.0.1:1"  # where blobs are: nowhere, unless a test has some
         self.changed = asyncio.Condition()
         self._socket: _WorkerSocket | None = None
         self._server: HTTPServer | None = None
@@ -103,12 +104,18 @@ class WorkerCoordinator:
         self._socket.write_message(to_worker.encode(message), binary=True)
 
     def give(
-        self, code: str, *, user: str = "somebody", cell: bool = False, **limits: Any
+        self,
+        code: str,
+        *,
+        user: str = "somebody",
+        cell: bool | CellSpec = False,
+        blobs: tuple[BlobRef, ...] = (),
+        **limits: Any,
     ) -> AttemptRef:
         """Send one job; return its name."""
         ref = AttemptRef(job_id=new_job_id(), attempt=1)
         limits.setdefault("memory_bytes", GIB)
-        spec = CellSpec(python="", expected=()) if cell else None
+        spec = CellSpec(python="", expected=()) if cell is True else cell or None
         self.streams[ref] = bytearray()
         self.send(
             StartAttempt(
@@ -117,6 +124,7 @@ class WorkerCoordinator:
                 user=user,
                 job=JobRequest(code=code, user_id=user, limits=Limits(**limits)),
                 cell=spec,
+                blobs=blobs,
             )
         )
         return ref
@@ -222,7 +230,7 @@ class WorkerCoordinator:
         self.send(
             Welcome(
                 protocol=1,
-                http_url="http://127.0.0.1:1",
+                http_url=self.http_url,
                 heartbeat_s=self.heartbeat_s,
                 max_frame_bytes=MAX_FRAME_BYTES,
                 token=self.token,
