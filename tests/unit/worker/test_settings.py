@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from gridx.errors import SettingsError
 from gridx.resources import GIB, Capability, Gpu, Image
+from worker.blob_cache import default_limit_bytes
 from worker.daemon import capability_of, warm_target
 from worker.probe import MachineFacts, NoGpus
 from worker.sandbox.limits import WARM_BYTES
@@ -68,12 +70,26 @@ def test_the_data_folder_follows_the_desktop_convention() -> None:
         (["--user", "a", "--memory", "512M"], "--memory"),
         (["--user", "a", "--slots", "0"], "--slots"),
         (["--user", "a", "--warm", "0"], "--warm"),
+        (["--user", "a", "--max-result", "10K"], "--max-result"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(arguments: list[str], says: str) -> None:
     with pytest.raises(SettingsError, match=says) as refused:
         from_arguments(arguments, {})
     assert refused.value.hint
+
+
+def test_the_disk_for_inputs_and_the_size_of_results_are_the_lenders_to_say() -> None:
+    settings = from_arguments(["--user", "a"], {})
+    assert (settings.cache_bytes, settings.max_result_bytes) == (None, 2 * GIB)
+    settings = from_arguments(["--user", "a", "--cache", "0", "--max-result", "8G"], {})
+    assert (settings.cache_bytes, settings.max_result_bytes) == (0, 8 * GIB)
+
+
+def test_the_cache_takes_a_share_of_what_is_free_and_no_more_than_4_gib(tmp_path: Path) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    limit = default_limit_bytes(tmp_path / "not" / "there" / "yet")
+    assert 0 < limit <= min(4 * GIB, usage.total // 10)
 
 
 def test_all_cores_and_three_quarters_of_the_memory_are_lent_less_the_pool() -> None:
