@@ -143,7 +143,6 @@ def from_arguments(
         ("--slots", given.slots, 1),
         ("--warm", given.warm, 1),
         ("--drain-s", given.drain_s, 0),
-        ("--cache", given.cache, 0),
         ("--max-result", given.max_result, MIB),
     ):
         if value is not None and value < least:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gridx.errors import SettingsError
-from gridx.resources import GIB, Capability, Gpu, Image
+from gridx.resources import GIB, MIB, Capability, Gpu, Image
 from worker.blob_cache import default_limit_bytes
 from worker.daemon import capability_of, warm_target
 from worker.probe import MachineFacts, NoGpus
@@ -82,8 +82,8 @@ def test_a_wrong_setting_is_refused_by_name(arguments: list[str], says: str) -> 
 def test_the_disk_for_inputs_and_the_size_of_results_are_the_lenders_to_say() -> None:
     settings = from_arguments(["--user", "a"], {})
     assert (settings.cache_bytes, settings.max_result_bytes) == (None, 2 * GIB)
-    settings = from_arguments(["--user", "a", "--cache", "0", "--max-result", "8G"], {})
-    assert (settings.cache_bytes, settings.max_result_bytes) == (0, 8 * GIB)
+    settings = from_arguments(["--user", "a", "--cache", "64M", "--max-result", "8G"], {})
+    assert (settings.cache_bytes, settings.max_result_bytes) == (64 * MIB, 8 * GIB)
 
 
 def test_the_cache_takes_a_share_of_what_is_free_and_no_more_than_4_gib(tmp_path: Path) -> None:
