@@ -137,7 +137,7 @@ def finish(
         )
     if report.result is not None:
         jobs.insert_payload(tx, job.row_id, "result", report.result)
-    blobs.refer(tx, job.user_id, job.row_id, result_blobs, "result", report.call)
+    blobs.refer(tx, job.user_id, job.row_id, result_blobs, "result")
     return Finished(
         outcome=ended.outcome, job=ended.job, balance=ended.balance, result_blobs=result_blobs
     )
