@@ -298,7 +298,9 @@ def test_a_stopped_worker_leaves_no_container_and_hands_its_job_back(tmp_path: P
         }
 
 
-@pytest.mark.parametrize("notebook", ["01_first_cell", "02_bring_data_home"])
+@pytest.mark.parametrize(
+    "notebook", ["01_first_cell", "02_bring_data_home", "03_sessions_and_files"]
+)
 def test_the_example_runs(
     running: tuple[Coordinator, Worker], notebook: str, tmp_path: Path
 ) -> None:

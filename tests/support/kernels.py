@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -46,7 +47,10 @@ class Kernel:
         import os
 
         self.manager = KernelManager(kernel_name="python3")
-        self.manager.start_kernel(env={**os.environ, "GRIDX_URL": url, "GRIDX_USER": user, **env})
+        self.manager.start_kernel(
+            env={**os.environ, "GRIDX_URL": url, "GRIDX_USER": user, **env},
+            stdout=subprocess.DEVNULL,  # it repeats there what its cells print
+        )
         self.client = self.manager.client()
         self.client.start_channels()
         self.client.wait_for_ready(timeout=60)
