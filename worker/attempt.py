@@ -591,7 +591,9 @@ class AttemptRun:
 
     def _has_result(self, call: _Call, cause: Cause) -> bool:
         """Return whether the call's result is reported; else it is dropped."""
-        if cause in _WITH_RESULT:
+        # A call that obeyed an interrupt keeps what it had bound by then.
+        allows = cause in _WITH_RESULT or (self._is_session and cause is Cause.CANCELLED)
+        if allows and (call.result is not None or call.result_blobs):
             return True
         self._results.drop(self.ref, call.number)
         return False
