@@ -299,7 +299,7 @@ def test_code_that_holds_the_interpreters_lock_cannot_block_a_later_call(contain
 def test_many_calls_leave_no_descriptor_behind(box: Box) -> None:
     count = "import os\nprint(len(os.listdir('/proc/self/fd')))"
     numbers = [int(box.call(call, count).stdout) for call in range(40)]
-    assert max(numbers[20:]) <= max(numbers[:20])  # those of the last call may still be open
+    assert max(numbers) < numbers[0] + 10  # the last calls' may still be open, not every call's
 
 
 # ---------------------------------------------------------------- a job that lies

@@ -11,19 +11,22 @@ from __future__ import annotations
 import _thread
 import atexit
 import builtins
+import ctypes
 import fcntl
 import gc
+import getpass
 import os
 import random
 import resource
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
 import types
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
@@ -39,6 +42,7 @@ from .frames import Run
 from .records import EVENTS, RESULT_RECORD_BYTES, WARM, Done, RecordWriter
 from .script import exit_code_of, hide_runtime_frames, one_line, run_script
 from .streams import JobStream, OutputCapture
+from .text_bars import show_bars_as_text
 
 if TYPE_CHECKING:
     from gridx.codec.results import ResultPieces
@@ -171,6 +175,9 @@ class _Child:
         sys.stderr = JobStream(self._capture, 1)
         self._be_main()
         _complete_builtins()
+        _start_others_as_usual()
+        show_bars_as_text()
+        self._flush_c_stdout = _c_stdout_flusher()
 
         from .shell import make_shell
 
@@ -196,6 +203,7 @@ class _Child:
         self._main.__dict__["__builtins__"] = builtins
         sys.argv = [""]
         builtins.input = _no_input
+        getpass.getpass = _no_password
 
     def shut_in(self, options: ChildOptions) -> None:
         """Give up what the job must not have: after this, only the job pipe is waited for."""
@@ -269,6 +277,7 @@ class _Child:
             # A process that the job forked came to the end of the job's code.
             self._capture.flush()
             _exit_now(done.exit_code)
+        self._flush_c_stdout()
         try:
             with self._capture.finished() as events:
                 pieces = () if self._result is None else self._result.blocks(RESULT_RECORD_BYTES)
@@ -483,8 +492,26 @@ def _read(fd: int, size_bytes: int) -> bytes:
     return bytes(data)
 
 
+def _c_stdout_flusher() -> Callable[[], object]:
+    """Return what writes the text that C code has printed and left in its own buffer.
+
+    In a kernel it would come out with some later cell; here the process ends. Only that stream:
+    flushing all of them waits for whoever reads from one.
+    """
+    libc = ctypes.CDLL(None)
+    try:
+        stdout = ctypes.c_void_p.in_dll(libc, "stdout")
+    except ValueError:  # another C library than glibc or musl
+        return lambda: None
+    return lambda: libc.fflush(stdout)
+
+
 def _no_input(prompt: object = "", /) -> str:
     raise EOFError("input() cannot ask anybody here; pass the value as a variable.")
+
+
+def _no_password(prompt: object = "", stream: object = None) -> str:
+    raise EOFError("getpass() cannot ask anybody here; pass the value as a variable.")
 
 
 def _prepare_matplotlib() -> None:
@@ -497,6 +524,19 @@ def _prepare_matplotlib() -> None:
         if name.startswith("fontlist") and not os.path.lexists(target):
             os.symlink(f"{FONTS_DIR}/{name}", target)
     os.environ["MPLCONFIGDIR"] = MATPLOTLIB_DIR
+
+
+def _start_others_as_usual() -> None:
+    """Have interpreters that the job starts (joblib, multiprocessing) look for packages.
+
+    They take over the flags of this one, which was started with as little as it needs.
+    """
+    own_flags: Callable[[], list[str]] = subprocess._args_from_interpreter_flags  # type: ignore[attr-defined]
+
+    def flags_for_others() -> list[str]:
+        return [flag for flag in own_flags() if flag not in ("-I", "-S", "-s", "-E", "-P")]
+
+    subprocess._args_from_interpreter_flags = flags_for_others  # type: ignore[attr-defined]
 
 
 def _complete_builtins() -> None:

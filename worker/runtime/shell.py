@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import traceback
+from bdb import BdbQuit
 from collections.abc import Coroutine
 from types import ModuleType, TracebackType
 from typing import Any, Final
@@ -26,9 +27,14 @@ from traitlets.config import Config
 from gridx.events import ClearOutput, DisplayData, ExecuteResult, UpdateDisplayData
 
 from .display import Formats, to_bundle
+from .magics import inline_backend, refuse_magics
 from .streams import OutputCapture
 
 CELL_FILE: Final = "<cell>"
+NO_DEBUGGER: Final = (
+    "A debugger cannot ask anybody here: print what you need, or bring the values home and debug"
+    " them in a cell without %%gridx."
+)
 PRELUDE_FILE: Final = "<prelude>"
 _MAX_DISPLAY_ID_CHARS: Final = 200
 
@@ -139,6 +145,10 @@ class CellShell(InteractiveShell):
     def enable_gui(self, gui: object = None) -> None:
         """There is no screen."""
 
+    def enable_matplotlib(self, gui: Any = None) -> Any:
+        """Show figures inline, whatever the cell asks for."""
+        return super().enable_matplotlib(inline_backend(gui))
+
     def ask_exit(self) -> None:
         """``exit`` ends nothing: the cell goes on, as one in a notebook does."""
 
@@ -151,13 +161,12 @@ class CellShell(InteractiveShell):
         running_compiled_code: bool = False,
     ) -> None:
         """Show errors beside the cell's own, which leaves as data when the cell has ended."""
-        if exception_only or running_compiled_code:
-            return
         error = exc_tuple[1] if exc_tuple else sys.exc_info()[1]
-        # Named by the caller: only these two handle an error that is not the cell's result.
-        caller = sys._getframe(1).f_code.co_qualname.partition(".")[0]
-        if error is not None and caller in _SHOWN_FROM:
-            traceback.print_exception(error.with_traceback(_below_ipython(error.__traceback__)))
+        if error is None or sys._getframe(1).f_code.co_name in _HANDLES_THE_CELL:
+            return
+        if exception_only:
+            error.__traceback__ = error.__context__ = error.__cause__ = None
+        traceback.print_exception(error.with_traceback(_below_ipython(error.__traceback__)))
 
     def showsyntaxerror(
         self, filename: str | None = None, running_compiled_code: bool = False
@@ -176,7 +185,11 @@ class CellShell(InteractiveShell):
 
 
 _IPYTHON_DIR: Final = os.path.dirname(IPython.__file__) + os.sep
-_SHOWN_FROM: Final = ("catch_format_error", "flush_figures")
+# Of IPython's own calls these handle the cell's error, which leaves as data; all others (%run, a
+# formatter, a callback) show an error that the cell goes on after.
+_HANDLES_THE_CELL: Final = frozenset(
+    {"run_code", "run_ast_nodes", "run_cell_async", "_run_cell", "showindentationerror"}
+)
 
 
 def make_shell(main: ModuleType, capture: OutputCapture) -> CellShell:
@@ -192,6 +205,7 @@ def make_shell(main: ModuleType, capture: OutputCapture) -> CellShell:
     # instance() of the base class too: get_ipython() and matplotlib ask that one.
     shell: CellShell = CellShell.instance(config=config, user_module=main, user_ns=main.__dict__)
     shell.loop_runner = _run_in_loop
+    refuse_magics(shell)
     return shell
 
 
@@ -224,6 +238,8 @@ def run_cell(shell: CellShell, code: str, call: int = 0) -> BaseException | None
     _Compiler.call = call
     result = shell.run_cell(code, store_history=False)
     error = result.error_before_exec or result.error_in_exec
+    if isinstance(error, BdbQuit) and not error.args:
+        error.args = (NO_DEBUGGER,)
     if not isinstance(error, BaseException):
         return None
     if result.error_before_exec is not None or isinstance(error, UsageError):
