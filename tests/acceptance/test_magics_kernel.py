@@ -570,7 +570,13 @@ def ipython(url: str, code: str, tmp_path: Path) -> subprocess.CompletedProcess[
     """Run ``code`` in a plain IPython, without a kernel."""
     script = tmp_path / "session.ipy"
     script.write_text(code)
-    env = {**os.environ, "GRIDX_URL": url, "GRIDX_USER": "plain", "IPYTHONDIR": str(tmp_path)}
+    env = {
+        **os.environ,
+        "GRIDX_URL": url,
+        "GRIDX_USER": "plain",
+        "IPYTHONDIR": str(tmp_path),
+        "XDG_DATA_HOME": str(tmp_path),
+    }
     return subprocess.run(
         [sys.executable, "-m", "IPython", "--no-banner", "--colors=NoColor", str(script)],
         capture_output=True,

@@ -308,7 +308,11 @@ def test_the_example_runs(
     from nbclient import NotebookClient
 
     book = nbformat.read(ROOT / "examples" / f"{notebook}.ipynb", as_version=4)
-    env = {"GRIDX_URL": running[0].http_url, "GRIDX_USER": f"reader-{notebook[:2]}"}
+    env = {
+        "GRIDX_URL": running[0].http_url,
+        "GRIDX_USER": f"reader-{notebook[:2]}",
+        "XDG_DATA_HOME": str(tmp_path / "data"),
+    }
     client = NotebookClient(
         book, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     )

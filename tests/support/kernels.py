@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 import time
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -46,9 +47,12 @@ class Kernel:
     def __init__(self, url: str, user: str, **env: str):
         import os
 
+        # What the notebook keeps on this machine stays out of the home of whoever runs the tests.
+        self._data = tempfile.TemporaryDirectory(prefix="gridx-data-")
+        ours = {"GRIDX_URL": url, "GRIDX_USER": user, "XDG_DATA_HOME": self._data.name}
         self.manager = KernelManager(kernel_name="python3")
         self.manager.start_kernel(
-            env={**os.environ, "GRIDX_URL": url, "GRIDX_USER": user, **env},
+            env={**os.environ, **ours, **env},
             stdout=subprocess.DEVNULL,  # it repeats there what its cells print
         )
         self.client = self.manager.client()
@@ -105,3 +109,4 @@ class Kernel:
         self.client.stop_channels()
         self.manager.shutdown_kernel(now=True)
         self.manager.cleanup_resources()
+        self._data.cleanup()
