@@ -465,7 +465,10 @@ class _Rebuilder:
         traceback: types.TracebackType | None = None
         left = _MAX_TIMES
         for frame in reversed(frames[first : first + _FIRST_FRAMES + _LAST_FRAMES]):
-            traceback = link = self._link(frame, traceback)
+            try:
+                traceback = link = self._link(frame, traceback)
+            except Exception:  # noqa: S112  # a frame that cannot be shown is left out
+                continue
             left -= 1
             for _ in range(min(_bounded(frame.get("times"), 1) - 1, left)):
                 traceback = types.TracebackType(

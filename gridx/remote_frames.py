@@ -215,11 +215,10 @@ def _probe_code(place: Place) -> types.CodeType:
 
 
 def _parameters(arguments: tuple[str, ...]) -> str:
-    plain = [name for name in arguments if is_parameter(name)]
-    text = ", ".join(plain)
+    text = ", ".join(name for name in arguments if is_parameter(name))
     try:
-        ast.parse(f"def probe({text}): pass")
-    except SyntaxError:
+        compile(f"def probe({text}): pass", "<probe>", "exec", dont_inherit=True)
+    except SyntaxError:  # a name twice, stars in the wrong order
         return ""
     return text
 

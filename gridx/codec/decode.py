@@ -13,6 +13,7 @@ from . import (
     arrow_values,
     code_values,
     column_values,
+    estimators,
     numpy_values,
     other_values,
     pandas_values,
@@ -400,5 +401,6 @@ _TABLE: Final[dict[int, Rule]] = {
     **other_values.DECODERS,
     **random_values.DECODERS,
     **plain_values.DECODERS,
+    **estimators.DECODERS,
 }
 _RULES: Final[tuple[Rule, ...]] = tuple(_TABLE.get(tag, _misplaced) for tag in range(tags.COUNT))

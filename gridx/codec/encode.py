@@ -19,6 +19,7 @@ from . import (
     arrow_values,
     code_values,
     column_values,
+    estimators,
     numpy_values,
     other_values,
     pandas_values,
@@ -181,6 +182,20 @@ class Encoder:
         if isinstance(key, str) and tags.TIME_ZONE_KEY.match(key):
             return key
         raise Unsupported("time zone")
+
+    @contextmanager
+    def all_open(self) -> Iterator[bool]:
+        """Refuse parts that would be closed; tell whether this is the outermost such block."""
+        was = self._closes
+        self._closes = False
+        try:
+            yield was
+        finally:
+            self._closes = was
+
+    def pickled(self, value: object) -> list[Any]:
+        """Return the pickle of ``value`` as a blob."""
+        return self._pickled(value)[1]  # type: ignore[no-any-return]  # a blob's node
 
     def opaque(self, value: object) -> list[Any]:
         """Return the node of a value that travels closed."""
@@ -352,5 +367,6 @@ _BY_LIBRARY: Final[dict[str, Rule]] = {
     "scipy": other_values.encode_sparse,
     "PIL": other_values.encode_image,
     "torch": other_values.encode_tensor,
+    "sklearn": estimators.encode_estimator,
     "zoneinfo": lambda encoder, value, depth: [tags.TIMEZONE, encoder.time_zone(value)],
 }

@@ -17,6 +17,23 @@ _KNOWN: Final = {
     "scipy.sparse": "scipy",
     "PIL.Image": "pillow",
     "torch": "torch",
+    "sklearn": "scikit-learn",
+    **{
+        f"sklearn.{name}": "scikit-learn"
+        for name in (
+            "cluster",
+            "decomposition",
+            "discriminant_analysis",
+            "dummy",
+            "impute",
+            "linear_model",
+            "mixture",
+            "naive_bayes",
+            "pipeline",
+            "preprocessing",
+            "svm",
+        )
+    },
 }
 
 

@@ -42,6 +42,8 @@ def encode_numpy(encoder: Encoder, value: Any, depth: int) -> list[Any]:
         return [tags.ARRAY_VIEW, kind.__name__, view]
     if isinstance(value, numpy.generic) and not value.dtype.hasobject and not value.dtype.names:
         return [tags.NUMPY_SCALAR, _dtype_node(value.dtype), value.tobytes()]
+    if isinstance(value, numpy.dtype):
+        return [tags.NUMPY_DTYPE, _OBJECT if value.kind == "O" else _dtype_node(value)]
     return random_values.encode_generator(encoder, value, depth)
 
 
@@ -57,8 +59,11 @@ def encode_array(encoder: Encoder, array: Any, depth: int) -> list[Any]:
     dtype = _dtype_node(array.dtype)
     if not array.size or not array.itemsize:
         return [tags.ARRAY, dtype, shape, encoder.blob(b"")]
-    flat = loaded("numpy").ascontiguousarray(array).reshape(-1).view("u1")
-    return [tags.ARRAY, dtype, shape, encoder.blob(flat)]
+    # An array in Fortran's order comes home in it: not copied, and sums come out the same.
+    is_turned = array.flags.f_contiguous and not array.flags.c_contiguous
+    straight = array.T if is_turned else loaded("numpy").ascontiguousarray(array)
+    node = [tags.ARRAY, dtype, shape, encoder.blob(straight.reshape(-1).view("u1"))]
+    return [*node, 1] if is_turned else node
 
 
 def _dtype_node(dtype: Any) -> Any:
@@ -103,7 +108,9 @@ def has_same_form(old: Any, made: Any) -> bool:
 def decode_array(decoder: Decoder, node: list[Any], depth: int) -> Any:
     """Return the array of ``node``, writable; its memory is a copy, or its part of the message."""
     numpy = load("numpy")
-    decoder.check(len(node) == 4 and node[0] == tags.ARRAY, "array")
+    decoder.check(len(node) in (4, 5) and node[0] == tags.ARRAY, "array")
+    is_turned = len(node) == 5
+    decoder.check(not is_turned or node[4] == 1, "array")
     if node[1] == _OBJECT:
         return _decode_objects(decoder, node, depth)
     dtype = _dtype(decoder, node[1])
@@ -112,7 +119,8 @@ def decode_array(decoder: Decoder, node: list[Any], depth: int) -> Any:
     decoder.check(len(raw) == size, "an array that is not as long as its shape says")
     if size == 0:
         return decoder.place(numpy.zeros(shape, dtype))
-    array = numpy.frombuffer(decoder.own(node[3]), numpy.uint8).view(dtype).reshape(shape)
+    flat = numpy.frombuffer(decoder.own(node[3]), numpy.uint8).view(dtype)
+    array = flat.reshape(shape, order="F" if is_turned else "C")
     _check_contents(decoder, array)
     return decoder.place(array)
 
@@ -167,6 +175,11 @@ def _decode_scalar(decoder: Decoder, node: list[Any], depth: int) -> Any:
     array = load("numpy").frombuffer(node[2], dtype)
     _check_contents(decoder, array)
     return array[0]
+
+
+def _decode_dtype(decoder: Decoder, node: list[Any], depth: int) -> Any:
+    decoder.check(len(node) == 2, "dtype")
+    return load("numpy").dtype(object) if node[1] == _OBJECT else _dtype(decoder, node[1])
 
 
 def _dtype(decoder: Decoder, node: Any, nesting: int = 0) -> Any:
@@ -246,6 +259,7 @@ def are_hashable_objects(array: Any) -> bool:
 DECODERS: Final = {
     tags.ARRAY: decode_array,
     tags.NUMPY_SCALAR: _decode_scalar,
+    tags.NUMPY_DTYPE: _decode_dtype,
     tags.MASKED_ARRAY: _decode_masked,
     tags.ARRAY_VIEW: _decode_view,
 }

@@ -69,6 +69,11 @@ def encode_pandas(encoder: Encoder, value: Any, depth: int) -> list[Any]:
         return _index(encoder, value, depth)
     if cls is pandas.Categorical:
         return _column(encoder, value, depth)
+    if isinstance(value, pandas.api.extensions.ExtensionDtype):
+        # An empty column of it says all that there is to say.
+        return [tags.PANDAS_DTYPE, _column(encoder, pandas.array([], dtype=value), depth)]
+    if isinstance(value, pandas.api.extensions.ExtensionArray):
+        return _column(encoder, value, depth)
     raise Unsupported(cls.__qualname__)
 
 
@@ -328,6 +333,11 @@ def _decode_timedelta(decoder: Decoder, node: list[Any], depth: int) -> Any:
     return _build("timedelta", lambda: pandas.Timedelta(numpy.timedelta64(number, node[2])))
 
 
+def _decode_dtype(decoder: Decoder, node: list[Any], depth: int) -> Any:
+    decoder.check(len(node) == 2, "dtype")
+    return _decode_column(decoder, node[1], depth).dtype
+
+
 _COLUMNS: Final[dict[int, Callable[[Decoder, list[Any], int], Any]]] = {
     tags.ARRAY: _decode_plain,
     tags.CATEGORICAL: _decode_categorical,
@@ -343,6 +353,10 @@ DECODERS: Final[dict[int, Callable[[Decoder, list[Any], int], Any]]] = {
     tags.RANGE_INDEX: _decode_index,
     tags.MULTI_INDEX: _decode_index,
     tags.CATEGORICAL: _decode_column,
+    tags.ZONED: _decode_column,
+    tags.MASKED: _decode_column,
+    tags.TEXT_COLUMN: _decode_column,
+    tags.PANDAS_DTYPE: _decode_dtype,
     tags.TIMESTAMP: _decode_timestamp,
     tags.PANDAS_TIMEDELTA: _decode_timedelta,
     tags.PANDAS_NA: lambda decoder, node, depth: load("pandas").NA,

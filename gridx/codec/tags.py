@@ -96,7 +96,10 @@ ARRAY_VIEW: Final = 72
 ITERATOR: Final = 73
 PLAIN: Final = 74
 TYPED_ARRAY: Final = 75
-COUNT: Final = 76
+ESTIMATOR: Final = 76
+NUMPY_DTYPE: Final = 77
+PANDAS_DTYPE: Final = 78
+COUNT: Final = 79
 
 NAMESPACE: Final = "globals()"
 """What an INPUT names that is no variable: the namespace itself."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import io
+import itertools
 import random
 import sys
 import traceback
@@ -12,6 +14,13 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
+from IPython.utils.capture import CapturedIO
+from IPython.utils.text import SList
+from sklearn.cluster import KMeans
+from sklearn.linear_model import LogisticRegression
+from sklearn.mixture import GaussianMixture
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from gridx import events
 from gridx.codec import CodecError, Limits, decode, encode, user_classes
@@ -96,7 +105,7 @@ class Broken(Exception):
 
 def values() -> Target:
     """Return the target of single values, of every kind that the codec knows."""
-    samples = sample_values.VALUES
+    samples = [*sample_values.VALUES, *_more_values()]
     seeds = [encode(value) for value in samples] + [encode([value, value]) for value in samples]
     classes = user_classes(sample_values.NAMESPACE)
 
@@ -107,6 +116,23 @@ def values() -> Target:
         return _used(value)
 
     return target
+
+
+def _more_values() -> list[Any]:
+    x = np.arange(24.0).reshape(8, 3) % 7
+    y = x[:, 0] > 3
+    return [
+        make_pipeline(StandardScaler(), LogisticRegression()).fit(x, y),
+        KMeans(n_clusters=2, n_init=1, random_state=0).fit(x),
+        GaussianMixture(2, random_state=0).fit(x),
+        enumerate([1, 2], 3),
+        zip([1, 2], "ab", strict=False),
+        itertools.count(3),
+        iter(range(9)),
+        CapturedIO(io.StringIO("out"), io.StringIO("err"), None),
+        SList(["a", "b"]),
+        np.zeros(200_000),
+    ]
 
 
 def _used(value: Any) -> str:

@@ -45,6 +45,9 @@ def use(value: Any, depth: int = 0) -> None:
         repr(value) if len(value) < 1_000 else None
         for part in list(value.values())[:200]:
             use(part, depth + 1)
+    elif type(value).__module__.startswith("sklearn"):
+        repr(value)
+        value.predict(np.ones((4, 3)))
     else:
         repr(value)
         if hasattr(value, "random"):

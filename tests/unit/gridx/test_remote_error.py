@@ -410,6 +410,8 @@ def test_a_library_is_never_imported_for_an_error() -> None:
         {"type": "OSError", "module": "builtins", "os": ["a", "b", "c"], "args": [[]]},
         {"type": "SyntaxError", "module": "builtins", "syntax": {"line": "x", "column": -1}},
         {"type": "ExceptionGroup", "module": "builtins", "members": [1, {}, {"members": []}]},
+        {"type": "E", "frames": [{"name": "f", "arguments": ["a", "a", "*b", "*c", "**d", "e"]}]},
+        {"type": "E", "frames": [{"name": "f", "qualname": "a" * 300, "lines": ["(" * 500]}]},
         {"type": "E", "module": "m", "fields": {"__class__": 1, "args": 2, "ok": 3, "x y": 4}},
     ],
 )

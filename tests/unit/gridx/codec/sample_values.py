@@ -100,6 +100,9 @@ def same(a: Any, b: Any) -> bool:
         fills = same(np.asarray(a.fill_value), np.asarray(b.fill_value))
         masks = (a.mask is np.ma.nomask) == (b.mask is np.ma.nomask)
         return fills and masks and a.dtype == b.dtype and repr(a) == repr(b)
+    if isinstance(a, pd.api.extensions.ExtensionArray):
+        pd.testing.assert_extension_array_equal(a, b)
+        return True
     if isinstance(a, pd.DataFrame):
         pd.testing.assert_frame_equal(a, b)
         return True
@@ -135,7 +138,7 @@ def _noted(error: Exception, *notes: str) -> Exception:
 
 
 def _same_arrays(a: Any, b: Any) -> bool:
-    if a.dtype != b.dtype or a.shape != b.shape:
+    if a.dtype != b.dtype or a.shape != b.shape or a.flags.f_contiguous != b.flags.f_contiguous:
         return False
     if a.dtype.hasobject:
         return all(map(same, a.ravel(), b.ravel()))
@@ -282,6 +285,17 @@ VALUES: list[Any] = [
     array.array("H", [1, 2]),
     re.compile(r"(?P<a>\w+)-[a-z]\n", re.IGNORECASE | re.DOTALL),
     re.compile(rb"\d+"),
+    np.dtype("f4"),
+    np.dtype(object),
+    np.dtype([("a", "i4"), ("b", "U3")]),
+    pd.StringDtype("python", na_value=pd.NA),
+    pd.Int64Dtype(),
+    pd.CategoricalDtype(["a", "b"], ordered=True),
+    pd.DatetimeTZDtype("ns", "UTC"),
+    FRAME.dtypes,
+    pd.array([1, None], dtype="Int64"),
+    pd.array(["a", None]),
+    np.asfortranarray(np.arange(6.0).reshape(2, 3)),
     np.ma.masked_array([1, 2, 3], mask=[False, True, False], fill_value=-9),
     np.ma.masked_array([[1.5, 2.5]]),
     np.matrix([[1, 2], [3, 4]]),
