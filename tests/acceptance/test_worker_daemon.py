@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from gridx.events import OutputDropped, Stream
-from gridx.protocol import AttemptRef, Heartbeat, StopAttempt
+from gridx.protocol import AttemptRef, Heartbeat, InterruptCall, StopAttempt
 from gridx.resources import MIB
 from gridx.states import Cause
 from tests.support.programs import wait_for
@@ -217,3 +217,23 @@ async def test_check_says_what_this_machine_can_promise(docker_api: Any) -> None
     for name in ("engine", "memory limit", "process limit", "CPU quota", "hardened container"):
         assert re.search(rf"^  ok  {name} ", said, re.MULTILINE), said
     assert said.endswith("This machine is fit.\n")
+
+
+async def test_a_session_lives_in_one_container_that_goes_with_it(
+    coordinator: WorkerCoordinator, worker: WorkerProgram, docker_api: Any
+) -> None:
+    containers = Containers(docker_api, coordinator)
+    ref = coordinator.open_session("import socket\nx = 1\nprint(socket.gethostname())")
+    await coordinator.wait_call(ref, 0)
+    coordinator.start_call(ref, 1, "print('on')\nimport time\ntime.sleep(600)")
+    await coordinator.wait_lines(ref, 2)
+    coordinator.cut()
+    await coordinator.wait(lambda: len(coordinator.hellos) == 2)
+    coordinator.send(InterruptCall(job_id=ref.job_id, attempt=1, call=1))
+    assert (await coordinator.wait_call(ref, 1)).cause is Cause.CANCELLED
+    coordinator.start_call(ref, 2, "print(x)\nbig = bytearray(4 << 30)")
+    report = await coordinator.wait_settled(ref)
+    assert (report.cause, report.call) == (Cause.OUT_OF_MEMORY, 2)
+    assert report.usage.source == "cgroup"
+    assert coordinator.text(ref).splitlines()[1:] == ["on", "1"]
+    await containers.wait(lambda: len(containers.all()) == 1)  # the next warm one

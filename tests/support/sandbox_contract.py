@@ -10,7 +10,16 @@ import pytest
 
 from gridx.events import Event, decode_events, join_text
 from gridx.states import Cause
-from worker.runtime.frames import Cancel, Events, Exited, FromSupervisor, Result, Run
+from worker.runtime.frames import (
+    CallExited,
+    Cancel,
+    Events,
+    Exited,
+    FromSupervisor,
+    Interrupt,
+    Result,
+    Run,
+)
 from worker.sandbox.base import DEFAULT_REQUEST, Sandbox, SandboxClosed, SandboxEngine
 
 HANG_S = 60.0
@@ -175,6 +184,26 @@ class SandboxContract:
         assert (await call(one, code)).stdout == "True\n"
         said = await call(two, "import os\nprint(os.path.exists('mark'))")
         assert said.stdout == "False\n"
+
+    async def test_a_session_keeps_its_process_and_is_interrupted_call_by_call(
+        self, sandbox: Sandbox
+    ) -> None:
+        codes = ("x = 1\nprint('on')\nwhile True: pass", "x += 1\nprint(x)")
+        for call_, code in enumerate(codes):
+            await sandbox.send(Run(call=call_, kind="cell", code=code, timeout_s=50, keep=True))
+            said = Said()
+            async with asyncio.timeout(HANG_S):
+                if call_ == 0:
+                    await first_output(sandbox)
+                    await sandbox.send(Interrupt())
+                while not said or not isinstance(said[-1], CallExited):
+                    said.append(await sandbox.receive())
+            last = said[-1]
+            assert isinstance(last, CallExited)
+            assert last.cause is (Cause.CANCELLED, Cause.COMPLETED)[call_]
+        assert said.stdout == "2\n"
+        await sandbox.send(Cancel())
+        assert (await read_to_exit(sandbox)).exited.cause is Cause.CANCELLED
 
     async def test_after_close_nothing_is_left(self, engine: SandboxEngine) -> None:
         sandboxes: Sequence[Sandbox] = [await engine.start(DEFAULT_REQUEST) for _ in range(2)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -167,3 +168,75 @@ def test_a_job_that_closed_the_pipes_can_still_write(captured: Captured) -> None
 def test_events_carry_the_call() -> None:
     [event] = decode_events(b"".join(encode_stream(7, 1, "x")))
     assert event == Stream(call=7, name="stderr", text="x")
+
+
+# ---------------------------------------------------------------- calls of a session
+
+
+def next_pipes(captured: Captured, call: int) -> tuple[int, int]:
+    """Begin a call with pipes of its own; return their write ends."""
+    (out_read, out), (err_read, err) = os.pipe(), os.pipe()
+    captured.capture.begin_call(call, (out_read, err_read))
+    return out, err
+
+
+def calls(captured: Captured) -> list[tuple[int, str]]:
+    with captured.capture.finished() as last:
+        captured.sent.append(last)
+    events = decode_events(b"".join(captured.sent))
+    return [(e.call, e.text) for e in events if isinstance(e, Stream)]
+
+
+def test_a_pipe_of_an_earlier_call_speaks_for_that_call(captured: Captured) -> None:
+    captured.capture.begin_call(1, None)
+    os.write(captured.out, b"one\n")
+    out, err = next_pipes(captured, 2)
+    captured.stdout.write("two\n")
+    os.write(captured.out, b"late\n")
+    os.write(err, b"error\n")
+    os.close(out)
+    os.close(err)
+    assert calls(captured) == [(1, "one\n"), (2, "two\n"), (1, "late\n"), (2, "error\n")]
+
+
+def test_half_a_character_of_a_call_is_not_completed_by_the_next(captured: Captured) -> None:
+    captured.capture.begin_call(1, None)
+    os.write(captured.out, "é".encode()[:1])
+    out, err = next_pipes(captured, 2)
+    os.write(out, "é".encode()[1:])
+    os.close(out)
+    os.close(err)
+    assert calls(captured) == [(1, "\ufffd"), (2, "\ufffd")]
+
+
+def test_a_pipe_that_nobody_writes_to_any_more_is_let_go() -> None:
+    captured = Captured()
+    out, err = next_pipes(captured, 2)
+    for fd in (captured.out, captured.err, out, err):
+        os.close(fd)
+    captured.stdout.write("x")
+    with captured.capture.finished():
+        pass
+    assert [pipe.call for pipe in captured.capture._pipes] == [2, 2]
+    captured.capture._all_pipes()
+    for fd in (captured.out_read, captured.err_read):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+    for pipe in captured.capture._pipes:
+        os.close(pipe.fd)
+
+
+def test_an_interrupt_that_met_a_write_is_raised_when_it_is_whole(captured: Captured) -> None:
+    captured.capture.is_interrupted = True
+    with pytest.raises(KeyboardInterrupt):
+        captured.stdout.write("whole\n")
+    captured.stdout.write("on\n")
+    assert captured.text() == "whole\non\n"
+
+
+def test_an_interrupt_is_raised_in_the_main_thread_alone(captured: Captured) -> None:
+    captured.capture.is_interrupted = True
+    thread = threading.Thread(target=captured.stdout.write, args=("x",))
+    thread.start()
+    thread.join()
+    assert captured.capture.is_interrupted
