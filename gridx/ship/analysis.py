@@ -66,6 +66,8 @@ class Analysis:
     """Constructs that make this answer incomplete."""
     files: set[str] = field(default_factory=set)
     """Files that magics of the cell read."""
+    written_files: set[str] = field(default_factory=set)
+    """Files that magics of the cell write."""
     imports: set[str] = field(default_factory=set)
     """Modules that the cell surely imports when it runs to its end."""
     optional_imports: set[str] = field(default_factory=set)
@@ -83,6 +85,7 @@ class Analysis:
         self.deletes |= other.deletes
         self.dynamic |= other.dynamic
         self.files |= other.files
+        self.written_files |= other.written_files
         self.imports |= other.imports
         self.optional_imports |= other.optional_imports
         self.out_values |= other.out_values
@@ -148,6 +151,9 @@ def _analyze(source: str, nesting: int) -> Analysis:
     flow.block(tree.body, frozenset())
     result.reads, result.writes, result.deletes = flow.reads, flow.writes, flow.deletes
     result.star = flow.has_star_import
+    # The other side can only tell that such a name is gone when it was there before.
+    result.deletes |= flow.unbinds
+    result.soft |= flow.unbinds
     if "import" in text:
         found: Imports = imports_of(tree)
         result.imports, result.optional_imports = found.sure, found.optional
@@ -232,5 +238,7 @@ def _look_into(kind: magic_lines.Kind, text: str, result: Analysis, nesting: int
             result.reads |= names_in_text(text)
         case "file":
             result.files.add(text)
+        case "written":
+            result.written_files.add(text)
         case "dynamic":
             result.dynamic.add(text)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 SOFT_LIMIT_BYTES: Final = 65_536
 _INLINE_FILES_BYTES: Final = 256 * 1024
 _INLINE_FILE_BYTES: Final = 4 * 1024
+_BY_A_VALUE: Final = "read by a function inside a value"
 _SOFT: Final = "mentioned in a string"
 _PYTHON: Final = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
@@ -82,7 +83,9 @@ class Captured:
     """Top-level names of the modules in ``files``."""
     dynamic: frozenset[str]
     named_files: frozenset[str]
-    """Files that magics of the cell name."""
+    """Files that magics of the cell run."""
+    written_files: frozenset[str] = frozenset()
+    """Files that magics of the cell write, where it runs."""
     writes: frozenset[str]
     deletes: frozenset[str]
     expected: frozenset[str]
@@ -229,10 +232,7 @@ def _captured(
         payload=packing.packed.head,
         blobs=packing.packed.blobs,
         names=packing.sizes,
-        why={
-            name: closure.why.get(name) or session.why.get(name) or "read by a function it holds"
-            for name in held
-        },
+        why={name: closure.why.get(name) or session.why.get(name) or _BY_A_VALUE for name in held},
         unchanged=frozenset(session.unchanged),
         fingerprints={n: f for n, f in session.fingerprints.items() if n in held},
         left_out=closure.left_out,
@@ -248,6 +248,7 @@ def _captured(
         user_modules=modules.roots,
         dynamic=frozenset(analysis.dynamic),
         named_files=frozenset(analysis.files),
+        written_files=frozenset(analysis.written_files),
         writes=frozenset(closure.writes),
         deletes=frozenset(closure.deletes),
         expected=frozenset(closure.writes) | closure.deletes | inputs,

@@ -26,6 +26,8 @@ class Flow:
         self.reads: set[str] = set()
         self.writes: set[str] = set()
         self.deletes: set[str] = set()
+        self.unbinds: set[str] = set()
+        """Names of ``except … as name``: deleted when the handler has run, and not read."""
         self.has_star_import = False
 
     def block(self, statements: Iterable[ast.stmt], bound: Bound) -> After:
@@ -102,6 +104,7 @@ class Flow:
             self._expression(handler.type, bound)
             name = {handler.name} if handler.name else set()
             self.writes |= name
+            self.unbinds |= name
             end = self.block(handler.body, bound | name)
             ends.append(None if end is None else end - name)
         after = _meet(ends)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Final, Literal
 
-Kind = Literal["python", "expression", "soft", "names", "file", "dynamic"]
+Kind = Literal["python", "expression", "soft", "names", "file", "written", "dynamic"]
 
 # Magics whose text is Python that runs in the user's namespace.
 _PYTHON_LINE: Final = frozenset({"time", "timeit", "prun", "lprun", "memit", "mprun", "debug"})
@@ -28,7 +28,8 @@ def hidden_code(tree: ast.AST) -> Iterator[tuple[Kind, str]]:
     """Yield what the magic calls of ``tree`` hide: a kind, and code or a name.
 
     ``python`` runs in the namespace; ``expression`` is expanded by IPython; ``soft`` and
-    ``names`` are names mentioned or read; ``file`` is read; ``dynamic`` may reach anything.
+    ``names`` are names mentioned or read; ``file`` is read and ``written`` is written;
+    ``dynamic`` may reach anything.
     """
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
@@ -61,6 +62,8 @@ def _of_call(method: str, texts: list[str]) -> Iterator[tuple[Kind, str]]:
             yield from _of_line_magic(name, line)
         case "run_cell_magic", [name, line, body]:
             yield from _expansions(line)
+            if name in ("writefile", "file"):
+                yield from (("written", word) for word in line.split() if word != "-a")
             # Bodies of %%bash and its like are not expanded by IPython.
             if name in _PYTHON_CELL:
                 yield "python", body

@@ -64,9 +64,6 @@ class Packing:
         self._submodules = submodules
         self._digests = digests
         self._definitions = definitions
-        self._may_take_environ = any(
-            is_secret("", namespace[name]) for name in needs if name in namespace
-        )
         self._failed: set[str] = set()
         self.withheld: set[str] = set()
         self.unpicklable: dict[str, Unpicklable] = {}
@@ -118,6 +115,7 @@ class Packing:
             for name in [*order.early, *order.late]:
                 current[:] = [name]
                 before, modules = shipper.size_bytes, len(shipper.modules)
+                shipper.may_take_secrets = name in self._needs
                 shipper.dump(values[name])
                 sizes[name] = shipper.size_bytes - before
                 if len(shipper.modules) != modules:
@@ -207,7 +205,6 @@ class Packing:
             self._namespace,
             shipped=self._present.union(values),
             may_take=self._may_take,
-            may_take_environ=self._may_take_environ,
             digests=digests,
             definitions=self._definitions,
         )

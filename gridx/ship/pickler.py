@@ -1,8 +1,8 @@
-"""The pickler that takes notebook values to a container: cloudpickle with six corrections.
+"""The pickler that takes notebook values to a container: cloudpickle with seven corrections.
 
 Stock cloudpickle gives each function a private copy of its globals and of its closure cells,
 pickles ``lru_cache`` objects and ``NewType`` by name, cannot pickle ``singledispatch`` functions
-and forgets submodules. Each of these is a case in ``tests/unit/gridx/ship/capture_cases.py``.
+nor, before Python 3.12, a ``cached_property``, and forgets submodules. Each of these is a case in ``tests/unit/gridx/ship/capture_cases.py``.
 
 The corrections hang on private hooks of cloudpickle; ``_check_hooks`` fails at import when one
 of them is gone.
@@ -24,6 +24,7 @@ from cloudpickle import cloudpickle as _internals
 
 from . import restore
 from .payload import ANY_PYTHON, Packed, pack
+from .withheld import is_credential
 
 if TYPE_CHECKING:
     from .chunk_digests import ChunkDigests, PendingBlobs
@@ -107,7 +108,6 @@ class Shipper(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
         *,
         shipped: Collection[str] = (),
         may_take: Callable[[str, object], bool] = lambda name, value: True,
-        may_take_environ: bool = False,
         digests: ChunkDigests | None = None,
         definitions: SourceDefinitions | None = None,
     ) -> None:
@@ -116,7 +116,6 @@ class Shipper(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
             namespace: the notebook's.
             shipped: names that travel on their own, so that functions need not carry them.
             may_take: whether a function may carry the global ``name`` of the notebook.
-            may_take_environ: ``os.environ`` was asked for by name.
             digests: cuts large buffers into blobs; without it all goes into one payload.
             definitions: what is made again from source; code travels in no other form then.
         """
@@ -134,7 +133,8 @@ class Shipper(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
         self._stand_in = _Namespace()
         self._shipped = frozenset(shipped)
         self._may_take = may_take
-        self._may_take_environ = may_take_environ
+        self.may_take_secrets = False
+        """What is pickled now was asked for by name, so that it may hold credentials."""
         self._cells: dict[int, types.CellType] = {}
         # Kept alive, so that an id in self._cells is never used twice.
         self._functions: list[types.FunctionType] = []
@@ -189,6 +189,8 @@ class Shipper(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
 
     def reducer_override(self, value: Any) -> Any:
         cls = type(value)
+        if not self.may_take_secrets and is_credential(value):
+            raise NotShippable(_holds_a_secret(value))
         if self._definitions is not None:
             reduced = self._reduce_to_source(value, self._definitions)
             if reduced is not NotImplemented:
@@ -242,6 +244,10 @@ class Shipper(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
             return NotImplemented
         return restore.rebuild_lru_cache, (value.__wrapped__, value.cache_parameters())
 
+    def _reduce_cached_property(self, value: Any) -> Any:
+        # Up to Python 3.11 it holds a lock.
+        return functools.cached_property, (value.func,), {"attrname": value.attrname}
+
     def _reduce_function(self, value: Any) -> Any:
         is_generic = (
             value.__module__ == "__main__"
@@ -272,9 +278,13 @@ class Shipper(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
         return NotImplemented
 
     def _reduce_environ(self, value: Any) -> Any:
-        if not self._may_take_environ:
-            raise NotShippable("it holds os.environ, which may hold secrets")
         return dict, (dict(value),)
+
+
+def _holds_a_secret(value: object) -> str:
+    if type(value) is type(os.environ):
+        return "it holds os.environ, which may hold secrets"
+    return f"it holds an object of {type(value).__qualname__}, which is a secret"
 
 
 _pandas_rules: dict[type, Callable[[Any], Any]] = {}
@@ -298,6 +308,7 @@ _Rule = Callable[[Shipper, Any], Any]
 _RULES: Final[dict[type, _Rule]] = {
     _Namespace: Shipper._reduce_namespace,
     functools._lru_cache_wrapper: Shipper._reduce_lru_cache,
+    functools.cached_property: Shipper._reduce_cached_property,
     types.FunctionType: Shipper._reduce_function,
     typing.NewType: Shipper._reduce_new_type,
     io.TextIOWrapper: Shipper._reduce_file,

@@ -15,18 +15,29 @@ _MAX_CHILDREN: Final = 200
 
 # Words in what the pickler says, and what to do about such an object.
 _ADVICE: Final = (
+    ("is a secret", "Send what the cell needs of it under a name of its own."),
+    ("os.environ", "Send the one value that is needed under a name of its own."),
+    ("zipfile", "Open the archive inside the cell."),
+    ("tarfile", "Open the archive inside the cell."),
+    ("h5py", "Open the file inside the cell."),
+    ("zarr", "Open the store inside the cell."),
+    ("duckdb", "Open the database inside the cell."),
+    ("sqlite3", "Open the database inside the cell."),
+    ("psycopg", "Open the connection inside the cell."),
+    ("socket", "Open the connection inside the cell."),
+    ("popen", "Start the process inside the cell."),
+    ("threading.thread", "Start the thread inside the cell."),
+    ("mmap", "Map the file inside the cell, or send its contents."),
+    ("opened for reading", "Open the file inside the cell."),
+    ("closed files", "Open the file inside the cell."),
     ("lock", "Create the lock inside the cell."),
     ("generator", "Send a list instead: name = list(name)."),
     ("coroutine", "Await it first, and send its result."),
-    ("sqlite3", "Open the database inside the cell."),
-    ("socket", "Open the connection inside the cell."),
     ("weakref", "Send the object itself instead of a weak reference."),
     ("weakproxy", "Send the object itself instead of a weak reference."),
-    ("h5py", "Open the file inside the cell."),
     ("BufferedReader", "Read the file first, and send its contents."),
     ("TextIOWrapper", "Read the file first, and send its contents."),
     ("open file", "Read the file first, and send its contents."),
-    ("os.environ", "Send the one value that is needed under a name of its own."),
     ("recursion", "Flatten the structure: it is nested too deeply to be sent."),
 )
 

@@ -27,6 +27,9 @@ _SECRET_WORDS: Final = frozenset(
         "accesstoken",
     ]
 )
+# In the name of a class: "key" and "token" alone name too much else.
+_SECRET_CLASS_WORDS: Final = frozenset({"credential", "credentials", "secret", "password"})
+_SECRET_CLASS: Final = re.compile(r"(?:Private|Api|API|Access|Auth|Secret|Signing)_?(?:Key|Token)")
 _SHELL_NAMES: Final = frozenset({"exit", "quit", "open", "get_ipython", "display"})
 _SHELL_HOMES: Final = frozenset({"IPython", "ipykernel", "builtins", "io", "_io"})
 # Histories of the shell: one value of them may travel, never the whole.
@@ -42,9 +45,23 @@ def is_secret_name(name: str) -> bool:
     return any(word.lower() in _SECRET_WORDS for word in _WORD.findall(name))
 
 
+_credential_classes: dict[type, bool] = {}
+
+
+def is_credential(value: object) -> bool:
+    """Return whether ``value`` itself is a secret: the environment, or an object of credentials."""
+    cls = type(value)
+    known = _credential_classes.get(cls)
+    if known is None:
+        words = {word.lower() for word in _WORD.findall(cls.__name__)}
+        known = bool(words & _SECRET_CLASS_WORDS or _SECRET_CLASS.search(cls.__name__))
+        _credential_classes[cls] = known = known or cls is type(os.environ)
+    return known
+
+
 def is_secret(name: str, value: object) -> bool:
     """Return whether ``value`` under ``name`` needs the user's word to be sent."""
-    if value is os.environ or value is getattr(os, "environb", None):
+    if is_credential(value):
         return True
     # A function or class called make_key or TokenStream is code, and holds no secret itself.
     is_code = callable(value) or isinstance(value, type(os))

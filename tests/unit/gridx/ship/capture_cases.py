@@ -1162,6 +1162,400 @@ for _ in range(100000): d=[d]
         "d={};d['me']=d;l=[d]",
         "print(d['me'] is d, l[0] is d)",
     ),
+    # ------------------------------------------------ flow
+    Case(
+        "raise_ends_a_branch",
+        "v='old';c=0",
+        "if c:\n    raise ValueError\nelse:\n    v='new'\nprint(v)",
+        inputs={"c"},
+    ),
+    Case(
+        "break_ends_a_branch",
+        "v='old'",
+        "for i in [1, 2]:\n    if i == 1:\n        break\n    v = i\nprint(v)",
+        inputs={"v"},
+    ),
+    Case("while_body_is_not_sure", "v='old';n=0", "while n:\n    v=1\nprint(v)", inputs={"n", "v"}),
+    Case("loop_target_is_bound_in_the_body", "i=99", "for i in [1]:\n    print(i)", inputs=set()),
+    Case(
+        "with_as_binds",
+        "h='old'",
+        "import io\nwith io.StringIO('a') as h:\n    print(h.read())",
+        inputs=set(),
+    ),
+    Case(
+        "finally_binds_for_sure",
+        "v='old'",
+        "try:\n    pass\nfinally:\n    v=2\nprint(v)",
+        inputs=set(),
+    ),
+    Case(
+        "try_else_is_not_sure",
+        "v='old'",
+        "try:\n    1/0\nexcept ZeroDivisionError:\n    pass\nelse:\n    v=1\nprint(v)",
+        inputs={"v"},
+    ),
+    Case(
+        "except_star",
+        "v='old'",
+        "try:\n    raise ExceptionGroup('g', [ValueError(1)])\nexcept* ValueError as g:\n"
+        "    print(len(g.exceptions), v)",
+        inputs={"v"},
+    ),
+    Case("bare_annotation_reads_its_type_alone", "T=int;x=5", "x: T\nprint(x)", inputs={"T", "x"}),
+    Case("annotated_assignment_binds", "x='old';T=int", "x: T = 3\nprint(x)", inputs={"T"}),
+    Case(
+        "a_default_reads_the_old_function",
+        "def f(): return 'old'",
+        "def f(g=f): return g()\nprint(f())",
+        inputs={"f"},
+    ),
+    Case(
+        "a_decorator_reads_the_old_name",
+        "def f(g): return lambda: 'made'",
+        "@f\ndef f(): pass\nprint(f())",
+        inputs={"f"},
+    ),
+    Case(
+        "a_base_reads_the_old_class",
+        "class A:\n    v='old'",
+        "class A(A): pass\nprint(A.v)",
+        inputs={"A"},
+    ),
+    Case(
+        "recursion_in_the_cell_reads_nothing",
+        "fact='old'",
+        "def fact(n): return 1 if n < 2 else n * fact(n - 1)\nprint(fact(5))",
+        inputs=set(),
+    ),
+    Case(
+        "walrus_behind_and_is_not_sure",
+        "n='old';c=0",
+        "c and (n := 1)\nprint(n)",
+        inputs={"c", "n"},
+        outputs={"n"},
+    ),
+    Case("del_then_bind_again", "t=1;k=t", "del t\nt = 2\nprint(t)", inputs={"t"}, deletes={"t"}),
+    Case("augmented_subscript", "d={'a': [1]}", "d['a'] += [2]\nprint(d)", inputs={"d"}),
+    Case(
+        "starred_target",
+        "rest='old';a=0",
+        "a, *rest = [1, 2, 3]\nprint(a, rest)",
+        inputs=set(),
+        outputs={"a", "rest"},
+    ),
+    Case("swap", "a=1;b=2", "a, b = b, a\nprint(a, b)", inputs={"a", "b"}),
+    Case(
+        "chained_comparison_and_conditional",
+        "lo=1;hi=5;x=3;other=9",
+        "print('in' if lo < x < hi else other)",
+        inputs={"lo", "hi", "x", "other"},
+    ),
+    Case(
+        "class_body_loop_and_scope",
+        "k=2;items=[1,2]",
+        "class A:\n    for i in items:\n        pass\n    j = [k for _ in range(2)]\n"
+        "print(A.i, A.j)",
+        inputs={"k", "items"},
+    ),
+    Case(
+        "nested_def_reads_a_global",
+        "g=4",
+        "def outer():\n    def inner():\n        return g\n    return inner()\nprint(outer())",
+        inputs={"g"},
+    ),
+    Case(
+        "lambda_in_a_comprehension", "k=3", "print([f(2) for f in [lambda x: x * k]])", inputs={"k"}
+    ),
+    Case(
+        "async_comprehension",
+        "n=3",
+        "async def gen():\n    for i in range(n): yield i\nprint([x async for x in gen()])",
+        inputs={"n"},
+    ),
+    Case(
+        "future_flag_of_the_cell",
+        "",
+        "from __future__ import annotations\ndef f(x: Undefined): return 1\nprint(f(0))",
+    ),
+    Case("global_statement_at_the_top", "g=1", "global g\ng = 2\nprint(g)", outputs={"g"}),
+    # ------------------------------------------------ names in strings
+    Case(
+        "df_eval_at",
+        "import pandas as pd\nd=pd.DataFrame({'a':[1,2]});k=10",
+        "print(d.eval('a * @k').tolist())",
+        inputs={"d", "k"},
+    ),
+    Case(
+        "pd_eval",
+        "import pandas as pd\nd=pd.Series([1,2]);k=10",
+        "print(pd.eval('d * k').tolist())",
+        inputs={"d", "k", "pd"},
+    ),
+    Case(
+        "timeit_globals",
+        "q=3",
+        "import timeit\nprint(timeit.timeit('q + 1', globals=globals(), number=1) > 0)",
+        inputs={"q"},
+    ),
+    Case(
+        "exec_of_a_literal_that_calls",
+        "def f(): return k\nk=2",
+        "exec('y = f()')\nprint(y)",
+        inputs={"f", "k"},
+        outputs={"y"},
+    ),
+    Case(
+        "getattr_by_name_in_a_string",
+        "class C:\n    v=1\nname='C'",
+        "print(globals()['C'].v, name)",
+        inputs={"C", "name"},
+    ),
+    Case(
+        "annotation_resolved_in_a_function",
+        "class Node: pass\nimport typing\ndef f(x: 'Node'): return x",
+        "print(typing.get_type_hints(f)['x'].__name__)",
+        inputs={"Node", "f", "typing"},
+    ),
+    Case(
+        "a_name_read_by_a_lambda_in_a_frame_call",
+        "import pandas as pd\nd=pd.DataFrame({'a':[1,2,3]})\nlim=2",
+        "print(d.pipe(lambda t: t.query('a > @lim')).a.tolist())",
+        inputs={"d", "lim"},
+    ),
+    # ------------------------------------------------ IPython
+    Case(
+        "magic_prun",
+        "def f(): return x\nx='abc'",
+        "%prun -q f()\nprint(x)",
+        inputs={"f", "x"},
+        ipython=True,
+    ),
+    Case(
+        "magic_cell_time",
+        "x='abc'",
+        "%%time\ny = x\nprint(y)",
+        inputs={"x"},
+        outputs={"y"},
+        ipython=True,
+    ),
+    Case(
+        "magic_cell_capture",
+        "x='abc'",
+        "%%capture out\nprint(x)\nz = x",
+        inputs={"x"},
+        outputs={"z"},
+        ipython=True,
+        compare_output=False,
+    ),
+    Case(
+        "timeit_line_setup",
+        "x=3",
+        "%timeit -n1 -r1 x + 1",
+        inputs={"x"},
+        ipython=True,
+        compare_output=False,
+    ),
+    Case(
+        "bash_body_is_not_expanded",
+        "name='abc'",
+        "%%bash\necho abc $name",
+        inputs=set(),
+        ipython=True,
+    ),
+    Case(
+        "help_of_an_attribute",
+        "class K:\n    def m(self): 'doc'\nk=K()",
+        "k.m?",
+        inputs={"k"},
+        ipython=True,
+        compare_output=False,
+    ),
+    Case("nested_braces_expand", "d={'k':'abc'}", "!echo {d['k']}", inputs={"d"}, ipython=True),
+    # ------------------------------------------------ values
+    Case("history_value", "_3='abc'", "print(_3)", inputs={"_3"}),
+    Case(
+        "two_aliases_of_one_array",
+        "import numpy as np\na=np.zeros(3);b=a;d={'a':a}",
+        "b[0]=7\nprint(a is b, d['a'] is a, a.tolist())",
+        inputs={"a", "b", "d"},
+    ),
+    Case(
+        "object_with_slots_and_properties",
+        "class P:\n    __slots__=('x','__weakref__')\n"
+        "    def __init__(s,x): s.x=x\n    @property\n    def y(s): return s.x+K\nK=2\np=P(1)",
+        "print(p.y)",
+        inputs={"K", "p"},
+    ),
+    Case(
+        "bound_method_as_a_value",
+        "class P:\n    def m(s): return K\nK=2\nm=P().m",
+        "print(m())",
+        inputs={"K", "m"},
+    ),
+    Case(
+        "partial_of_a_method_in_a_dict",
+        "import functools\nclass P:\n    def m(s,a): return a+K\n"
+        "K=1\nd={'f':functools.partial(P().m, 2)}",
+        "print(d['f']())",
+        inputs={"K", "d"},
+    ),
+    Case(
+        "cached_property",
+        "import functools\nclass P:\n    @functools.cached_property\n"
+        "    def v(s): return K\nK=3\np=P()",
+        "print(p.v)",
+        inputs={"K", "p"},
+    ),
+    Case(
+        "partialmethod_and_init_subclass",
+        "import functools\nclass B:\n    subs=[]\n"
+        "    def __init_subclass__(cls, **k): B.subs.append(cls.__name__)\n"
+        "    def f(s,a): return a+K\n    g=functools.partialmethod(f, 2)\nK=1",
+        "class D(B): pass\nprint(B.subs, D().g())",
+        inputs={"B", "K"},
+    ),
+    Case(
+        "function_attributes",
+        "def f(): return f.n + K\nf.n=1\nK=2",
+        "print(f())",
+        inputs={"K", "f"},
+    ),
+    Case(
+        "context_manager_class",
+        "class M:\n    def __enter__(s): return K\n    def __exit__(s,*a): return True\nK=5",
+        "with M() as v:\n    print(v)",
+        inputs={"K", "M"},
+        outputs={"v"},
+    ),
+    Case(
+        "contextmanager_generator",
+        "import contextlib\n@contextlib.contextmanager\ndef cm():\n    yield K\nK=6",
+        "with cm() as v:\n    print(v)",
+        inputs={"K", "cm"},
+    ),
+    Case(
+        "iterator_class",
+        "class I:\n    def __iter__(s): return iter(range(K))\nK=3",
+        "print(list(I()))",
+        inputs={"I", "K"},
+    ),
+    Case(
+        "default_factory",
+        "from collections import defaultdict\nd=defaultdict(lambda: K)\nK=4",
+        "print(d['x'])",
+        inputs={"K", "d"},
+    ),
+    Case(
+        "deque_counter_chainmap",
+        "from collections import *\nq=deque([1],maxlen=2);c=Counter('aab')\n"
+        "m=ChainMap({'a':1},{'b':2})",
+        "q.append(2);q.append(3)\nprint(q,c['a'],m['b'])",
+        inputs={"c", "m", "q"},
+    ),
+    Case(
+        "dates_and_decimals",
+        "import datetime as dt, decimal, fractions, zoneinfo\n"
+        "t=dt.datetime(2020,1,2,tzinfo=zoneinfo.ZoneInfo('Europe/Berlin'))\n"
+        "d=decimal.Decimal('1.10');f=fractions.Fraction(1,3)",
+        "print(t,d,f,t.tzinfo.key)",
+        inputs={"d", "f", "t"},
+    ),
+    Case(
+        "regex_path_uuid",
+        "import re,pathlib,uuid\nr=re.compile('a+');p=pathlib.Path('x/y');u=uuid.UUID(int=5)",
+        "print(r.match('aab').end(),p.name,u.int)",
+        inputs={"p", "r", "u"},
+    ),
+    Case(
+        "exception_instances",
+        "class E(Exception):\n    def __init__(s,a,*,k=1): "
+        "super().__init__(a); s.k=k\ne=E('x',k=2)\ne.__notes__=['n']",
+        "print(repr(e), e.k, e.__notes__)",
+        inputs={"e"},
+    ),
+    Case(
+        "mutual_classes",
+        "class A:\n    def b(s): return B()\nclass B:\n    def a(s): return A()",
+        "print(type(A().b().a()) is A)",
+        inputs={"A", "B"},
+    ),
+    Case(
+        "generic_alias_of_a_class",
+        "class Box:\n    def __class_getitem__(cls,t): return (cls,t)",
+        "print(Box[int][1])",
+        inputs={"Box"},
+    ),
+    Case(
+        "deep_enough_for_a_thread",
+        "d=[]\nfor _ in range(3000): d=[d]",
+        "n=0\nwhile d: d=d[0];n+=1\nprint(n)",
+        inputs={"d"},
+    ),
+    Case(
+        "all_the_unpicklable_and_none_needed",
+        "import threading,socket,weakref,sqlite3\n"
+        "class A: pass\na=A();r=weakref.ref(a);l=threading.Lock();g=(i for i in [1])\n"
+        "c=sqlite3.connect(':memory:');s=socket.socket();ok=1",
+        "print(ok)",
+        inputs={"ok"},
+    ),
+    Case(
+        "socket_needed",
+        "import socket\ns=socket.socket()",
+        "s.fileno()",
+        limit="sockets cannot be pickled: reported",
+        shows="refused",
+    ),
+    Case(
+        "coroutine_needed",
+        "async def f(): return 1\nco=f()",
+        "await co",
+        limit="coroutines cannot be pickled: reported",
+        shows="refused",
+    ),
+    Case(
+        "file_for_writing_needed",
+        "fh=open('/dev/null','w')",
+        "fh.write('x')",
+        limit="files open for writing stay: reported",
+        shows="refused",
+    ),
+    Case(
+        "binary_file_needed",
+        "fh=open('/etc/hostname','rb')",
+        "fh.read()",
+        limit="binary files stay: reported",
+        shows="refused",
+    ),
+    Case(
+        "zip_archive_needed",
+        "import zipfile,io\nb=io.BytesIO()\nz=zipfile.ZipFile(b,'w')\n"
+        "z.writestr('a','b')\nf=open('/etc/hostname','rb');h={'deep':[f]}",
+        "h",
+        limit="handles inside containers are found and named",
+        shows="refused",
+    ),
+    Case(
+        "thread_needed",
+        "import threading\nt=threading.Thread()",
+        "t.is_alive()",
+        limit="threads cannot be pickled: reported",
+        shows="refused",
+    ),
+    Case(
+        "set_order",
+        "s={f'k{i}' for i in range(50)} - {'k3'}",
+        "print(sorted(s)[:2], len(s))",
+        inputs={"s"},
+    ),
+    Case(
+        "environment_variable",
+        "import os\nos.environ['GRIDX_CASE']='1'",
+        "print(os.environ.get('GRIDX_CASE'))",
+        limit="the environment is not a variable: not shipped",
+        shows="differs",
+    ),
 )
 
 # scikit-learn is no dependency of ours: its case joins where it is installed.

@@ -126,3 +126,80 @@ def test_imports_files_and_history_are_noted() -> None:
 
 def test_a_cell_with_warnings_is_analysed_without_them() -> None:
     assert analyze("x = '\\d'\ny is 1").reads == {"y"}
+
+
+def test_the_name_of_a_handler_is_unbound_there_when_the_notebook_has_one() -> None:
+    analysis = analyze("try:\n    f()\nexcept E as e:\n    print(e)")
+    assert analysis.deletes == {"e"}
+    assert "e" in analysis.soft
+    assert "e" not in analysis.reads
+
+
+@pytest.mark.parametrize(
+    ("cell", "soft"),
+    [
+        ("duckdb.sql('select a from orders where b > 1')", {"orders"}),
+        ("con.query(f'select * from {table}')", {"select", "from"}),
+        ("numexpr.evaluate('a * b + c')", {"a", "b", "c"}),
+        ("smf.ols('y ~ x1 + np.log(x2)', data=df)", {"y", "x1", "x2", "np"}),
+        ("timeit.timeit('f(x)', setup='x = z')", {"f", "x", "z"}),
+        ("patsy.dmatrices('y ~ C(group)', df)", {"y", "group"}),
+        ("exec('a = b +')", {"a", "b"}),
+        ("df.query('a > @limit and b')", {"limit"}),
+        ("x = 'name'", {"name"}),
+        ("x = 'two words'", set()),
+    ],
+)
+def test_names_in_the_strings_of_calls_that_read_frames_are_soft(cell: str, soft: set[str]) -> None:
+    analysis = analyze(cell)
+    assert soft <= analysis.soft
+    if not soft:
+        assert not analysis.soft
+
+
+@pytest.mark.parametrize(
+    ("cell", "dynamic"),
+    [
+        ("globals()", {"globals"}),
+        ("exec(text)", {"exec"}),
+        ("eval(text)", {"eval"}),
+        ("vars()", {"vars"}),
+        ("locals()['x']", {"locals"}),
+        ("__import__(name)", {"__import__"}),
+        ("get_ipython().user_ns['x']", {"user_ns"}),
+        ("ip.ev('x')", {"ev"}),
+        ("%run -i other.py", {"%run -i"}),
+        ("%whos", {"%whos"}),
+        ("exec('x = 1')", set()),
+        ("df.eval('a + b')", set()),
+    ],
+)
+def test_what_may_reach_any_name_is_flagged(cell: str, dynamic: set[str]) -> None:
+    assert analyze(cell).dynamic == dynamic
+
+
+def test_files_that_magics_read_and_write_are_told_apart() -> None:
+    analysis = analyze("%%writefile -a notes.txt\nhello")
+    assert (analysis.files, analysis.written_files) == (set(), {"notes.txt"})
+    assert analyze("%run script.py arg").files == {"script.py"}
+
+
+@pytest.mark.parametrize(
+    ("cell", "sure", "optional"),
+    [
+        ("import a.b, c as d\nfrom e.f import g", {"a.b", "c", "e.f"}, set()),
+        ("from . import x", set(), set()),
+        ("try:\n    import a\nexcept ImportError:\n    import b", set(), {"a", "b"}),
+        ("try:\n    import a\nexcept (KeyError, ModuleNotFoundError):\n    pass", set(), {"a"}),
+        ("try:\n    import a\nfinally:\n    import b", {"a", "b"}, set()),
+        ("if x:\n    import a\nelse:\n    import b", set(), {"a", "b"}),
+        ("def f():\n    import a\ndef g():\n    import b\ng()", {"b"}, {"a"}),
+        ("class A:\n    import a", {"a"}, set()),
+        ("import a\ntry:\n    import a\nexcept ImportError:\n    pass", {"a"}, set()),
+    ],
+)
+def test_sure_imports_are_told_from_those_that_may_not_happen(
+    cell: str, sure: set[str], optional: set[str]
+) -> None:
+    analysis = analyze(cell)
+    assert (analysis.imports, analysis.optional_imports) == (sure, optional)

@@ -105,6 +105,30 @@ def test_the_environment_is_never_sent_unasked(
     assert sent["env"] is not os.environ
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["Credentials", "GoogleCredential", "SecretStr", "RSAPrivateKey", "AccessToken", "Password"],
+)
+def test_an_object_of_credentials_is_sent_only_when_it_is_named(
+    notebook: dict[str, Any], name: str
+) -> None:
+    _here(f"class {name}:\n    v = 's-321'\nlogin = {name}()\nbox = {{'in': [login]}}", notebook)
+    with pytest.raises(NameWithheld, match="'login' looks like a secret"):
+        capture("login", notebook)
+    with pytest.raises(CaptureError, match=r"box\['in'\]\[0\]") as refusal:
+        capture("box", notebook)
+    assert "is a secret" in refusal.value.message
+    assert "under a name of its own" in refusal.value.hint
+    assert "login" in capture("login", notebook, needs=["login"]).names
+    assert "box" in capture("box", notebook, needs=["box"]).names
+
+
+@pytest.mark.parametrize("name", ["Token", "KeyedVectors", "Tokenizer", "PrimaryKey", "Secretary"])
+def test_a_class_that_only_sounds_alike_is_none(notebook: dict[str, Any], name: str) -> None:
+    _here(f"class {name}: pass\nx = {name}()", notebook)
+    assert "x" in capture("x", notebook).names
+
+
 # ---------------------------------------------------------------- options
 
 
@@ -189,6 +213,40 @@ def test_an_empty_cell_needs_nothing(notebook: dict[str, Any]) -> None:
     captured = capture("  \n", notebook)
     assert not captured.names
     assert _restored(captured).keys() == {"__builtins__"}
+
+
+def test_why_says_for_each_name_why_it_travels_and_why_others_stay(
+    notebook: dict[str, Any],
+) -> None:
+    _here(
+        "import threading, numpy as np\na = 1\nb = 2\nsoft = 3\nbig = bytearray(10**6)\n"
+        "left = 4\nasked = 5\nhidden = 6\npassword = 'p'\n"
+        "def f(): return b\nv = np.vectorize(lambda x: x + hidden)\n"
+        "def g(): return 'soft2'\nsoft2 = 7",
+        notebook,
+    )
+    captured = capture(
+        "a, f(), g(), v, left\n'soft'; 'big'; 'password'",
+        notebook,
+        needs=["asked"],
+        without=["left"],
+    )
+    assert captured.why == {
+        "a": "read by the cell",
+        "f": "read by the cell",
+        "g": "read by the cell",
+        "v": "read by the cell",
+        "b": "read by f()",
+        "soft": "mentioned in a string",
+        "soft2": "mentioned in a string of g()",
+        "asked": "asked for",
+        "hidden": "read by a function inside a value",
+    }
+    assert captured.left_out_why == {
+        "big": "976.6 KiB, and only mentioned in a string",
+        "password": "looks like a secret",
+        "left": "left out by --without",
+    }
 
 
 # ---------------------------------------------------------------- refusals
