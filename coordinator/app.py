@@ -32,7 +32,13 @@ from .web.context import Context
 from .web.counters import Counters
 from .web.dispatcher import Dispatcher
 from .web.guard import OpenGuard, read_or_make_token
-from .web.listener import WORKER_PATH, make_api_listener, make_worker_listener
+from .web.listener import (
+    BLOB_CHUNK_BYTES,
+    MESSAGE_CHUNK_BYTES,
+    WORKER_PATH,
+    make_api_listener,
+    make_worker_listener,
+)
 from .web.output import AttemptOutput, Outputs
 from .web.sessions import Sessions
 from .web.sockets import CLOSE_SILENT
@@ -176,7 +182,11 @@ async def serving(settings: Settings) -> AsyncIterator[Serving]:
             (make_api_listener, http_sockets, http_port),
             (make_worker_listener, ws_sockets, ws_port),
         ):
-            server = HTTPServer(make(context, OpenGuard(port=port, token=token)))
+            server = HTTPServer(
+                make(context, OpenGuard(port=port, token=token)), chunk_size=BLOB_CHUNK_BYTES
+            )
+            # Of a connection that carries messages: each read sets so much memory aside.
+            server.read_chunk_size = MESSAGE_CHUNK_BYTES
             server.add_sockets(sockets)
             servers.append(server)
         ticking = asyncio.get_running_loop().create_task(_tick_for_ever(context))

@@ -19,7 +19,7 @@ from tornado.websocket import WebSocketHandler
 from gridx import __version__
 from gridx.errors import AuthError, GridXError, PayloadTooLarge
 from gridx.protocol import MAX_FRAME_BYTES
-from gridx.resources import GIB, MIB, format_bytes
+from gridx.resources import GIB, KIB, MIB, format_bytes
 
 from ..rules.access import OPEN, Caller, Scope, require
 from ..services import accounts
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 CLIENT_PATH = "/ws/client"
 WORKER_PATH = "/ws/worker"
+MESSAGE_CHUNK_BYTES = 64 * KIB  # read at once
+BLOB_CHUNK_BYTES = MIB  # the same of a blob, which comes in twice the pace that way
 _DRAIN_LIMIT_BYTES = GIB  # a refused body is read and dropped, so that the answer can be read
 
 _log = logging.getLogger(__name__)
@@ -292,8 +294,11 @@ class Listener(Application):
                 allowed=allowed,
             )
         arguments = {"context": self._context, "route": route, "parts": parts}
-        handler = BytesHandler if route.takes_bytes else EndpointHandler
-        return self.get_handler_delegate(request, handler, arguments)
+        if not route.takes_bytes:
+            return self.get_handler_delegate(request, EndpointHandler, arguments)
+        connection: Any = request.connection
+        connection.stream.read_chunk_size = BLOB_CHUNK_BYTES
+        return self.get_handler_delegate(request, BytesHandler, arguments)
 
     def _refusal(self, request: HTTPServerRequest, error: GridXError) -> Any:
         # The body is never looked at: without its type Tornado does not try to take it apart.
