@@ -16,6 +16,7 @@ import cloudpickle
 from ..resources import format_bytes
 from .analysis import Analysis, analyze, transform
 from .closure import Closure, ClosureBuilder
+from .declared_limits import limits_of
 from .formulas import FORMULA_LIBRARIES, names_in_pickles
 from .named_files import NamedFiles
 from .opcodes import attribute_names
@@ -93,6 +94,8 @@ class Captured:
     inputs: frozenset[str]
     """Captured names that hold data rather than code."""
     warnings: tuple[str, ...]
+    limits: tuple[str, ...] = ()
+    """Declared limits that concern this cell, for those who ask (docs/limits.md)."""
     python: str
     """Major and minor version, which the container must share."""
     has_code: bool = True
@@ -201,6 +204,7 @@ def capture(
         {*packing.modules, *analysis.imports, *analysis.optional_imports, *closure.imports}
     )
     captured = _captured(
+        source,
         analysis,
         closure,
         packing,
@@ -214,6 +218,7 @@ def capture(
 
 
 def _captured(
+    source: str,
     analysis: Analysis,
     closure: Closure,
     packing: Packing,
@@ -254,6 +259,7 @@ def _captured(
         expected=frozenset(closure.writes) | closure.deletes | inputs,
         inputs=inputs,
         warnings=(*packing.warnings, *modules.notes),
+        limits=tuple(limits_of(source, held)),
         python=target_python,
         has_code=target_python == _PYTHON,
     )

@@ -249,6 +249,30 @@ def test_why_says_for_each_name_why_it_travels_and_why_others_stay(
     }
 
 
+@pytest.mark.parametrize(
+    ("setup", "cell", "words"),
+    [
+        ("import numpy as np\na = np.zeros(6)\nv = a[::2]", "v[:] = 7; a", "a and v share memory"),
+        ("import numpy as np\na = np.zeros(6)\nb = a", "b[:] = 7; a", ""),
+        ("import numpy as np\na = np.zeros(6)\nb = a.copy()", "b[:] = 7; a", ""),
+        ("s = {'x', 'y'}", "list(s)", "order of the set s"),
+        ("", "import numpy as np\nnp.random.rand(3)", "numpy.random start anew"),
+        ("", "import numpy as np\nnp.random.seed(1)\nnp.random.rand(3)", ""),
+        ("", "import numpy as np\nnp.random.default_rng(1).random()", ""),
+        ("", "import random\nrandom.shuffle([1])", "numbers of random start anew"),
+        ("", "import random\nrandom.Random(3).random()", ""),
+    ],
+)
+def test_declared_limits_are_noticed_where_a_look_can_tell(
+    notebook: dict[str, Any], setup: str, cell: str, words: str
+) -> None:
+    _here(setup, notebook)
+    limits = " ".join(capture(cell, notebook).limits)
+    assert words in limits
+    if not words:
+        assert not limits
+
+
 # ---------------------------------------------------------------- refusals
 
 
