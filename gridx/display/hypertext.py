@@ -63,6 +63,8 @@ _STYLE_VALUES: Final = {
 }
 _WEB: Final = re.compile(r"(?:https?://|mailto:)", re.IGNORECASE)
 _PICTURE: Final = re.compile(r"data:(image/(?:png|jpeg|gif|webp));base64,([A-Za-z0-9+/=\s]*)\Z")
+_IMAGE: Final = re.compile(r'<img((?:\s[a-z]+="[^"]*")*)>')  # as the cleaner writes it
+_ALT: Final = re.compile(r'\salt="([^"]+)"')
 _NUMBER: Final = re.compile(r"\d{1,4}%?")
 _ACTIVE: Final = re.compile(
     r"<\s*(script|iframe|object|embed|form|input|button|select|textarea|video|audio|canvas|svg"
@@ -144,6 +146,16 @@ def _rules() -> dict[str, Any]:
     }
 
 
+def _named(image: re.Match[str]) -> str:
+    """Return a picture, or its name where it has lost its bytes."""
+    attributes = image[1]
+    if ' src="' in attributes:
+        return image[0]
+    alt = _ALT.search(attributes)
+    name = "picture" if alt is None else alt[1].replace("<", "&lt;").replace(">", "&gt;")
+    return f"[{name}]"
+
+
 class Cleaned(NamedTuple):
     """What of HTML can be shown; empty where nothing can, then ``refusal`` may say why, as the
     end of a sentence. ``dropped_pictures`` would be loaded from elsewhere, or are broken."""
@@ -168,7 +180,7 @@ def clean_html(text: str) -> Cleaned:
     cleaned = nh3.Cleaner(attribute_filter=attributes, **_rules()).clean(text)
     if len(cleaned) > 2 * MAX_HTML_CHARS:
         return Cleaned("", "its elements do not close in order, and multiply")
-    html = disarm_formulas(cleaned.replace("\x00", "")).strip()
+    html = _IMAGE.sub(_named, disarm_formulas(cleaned.replace("\x00", ""))).strip()
     return Cleaned(html, "", attributes.dropped_pictures)
 
 

@@ -240,10 +240,7 @@ class Publisher:
 
     def _caption(self) -> str:
         whose = f"worker {clean_line(self.worker, 60)}" if self.worker else "a worker"
-        return (
-            f"Shown by {whose} in a frame of its own, which reaches nothing of this page "
-            f"({self._job_id}). Empty? Run the cell again."
-        )
+        return f"Shown by {whose} in a frame of its own, which reaches nothing of this page."
 
     def _before_output(self) -> None:
         self._show_waiting()

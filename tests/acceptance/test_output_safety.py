@@ -114,6 +114,7 @@ def clean(world: World) -> Seen:
         seen.extra["first"] = opened.outputs()[0]["text"]
         seen.extra["acting"] = opened.page.evaluate(_ACTING)
         _click_everything(opened)
+        seen.extra["dialogs"] = opened.page.locator(".jp-Dialog").count()
         seen.cells = len(opened.outputs()) - len(sources)
         seen.extra["background"] = opened.page.evaluate(
             "() => getComputedStyle(document.body).display"
@@ -200,6 +201,7 @@ def test_what_a_cell_of_this_kernel_shows_would_have_run_and_loaded(clean: Seen)
 
 def test_no_element_of_an_output_acts(clean: Seen) -> None:
     assert clean.extra["acting"] == []
+    assert clean.extra["dialogs"] == 0
     assert clean.cells == 0  # no command has put one in
     assert clean.extra["background"] != "none"
 

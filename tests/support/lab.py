@@ -218,9 +218,12 @@ def notebook(browser: Browser, server: Lab, name: str) -> Iterator[OpenNotebook]
     context.on("response", note)
     try:
         page.goto(f"{server.url}/lab/tree/{name}?token={TOKEN}&reset", timeout=PATIENCE_S * 1000)
-        page.wait_for_selector(
-            ".jp-Notebook-ExecutionIndicator[data-status='idle']",
-            state="attached",
+        # The notebook's own kernel: a command before it asks which kernel there should be.
+        page.wait_for_function(
+            "() => { const shown = window.jupyterapp && window.jupyterapp.shell.currentWidget;"
+            " const context = shown && shown.sessionContext;"
+            " return context && context.isReady && context.session"
+            " && context.session.kernel && context.session.kernel.status === 'idle' }",
             timeout=PATIENCE_S * 1000,
         )
         yield opened

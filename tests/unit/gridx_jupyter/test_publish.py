@@ -96,7 +96,7 @@ def test_rich_output_is_shown_with_its_treatment_and_a_note_says_what_was_left_o
         )
     )
     assert set(said[0][1]) == {"text/plain", "text/html", "image/png"}
-    assert said[0][1]["text/html"] == "<b>x</b><img>"
+    assert said[0][1]["text/html"] == "<b>x</b>[picture]"
     assert publisher.notes() == [
         "onerror in text/html left out; --show interactive shows it in a sandboxed frame"
     ]

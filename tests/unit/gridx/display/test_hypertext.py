@@ -118,8 +118,13 @@ def test_text_links_and_pictures_that_are_in_it_stay() -> None:
 def test_a_picture_inside_is_looked_at() -> None:
     broken = f"data:image/png;base64,{base64.b64encode(b'x').decode()}"
     cleaned = clean_html(f'<img src="{broken}"><img src="{picture("png", (20_001, 1))}">')
-    assert "src" not in cleaned.html
+    assert cleaned.html == "[picture][picture]"
     assert cleaned.dropped_pictures == 2
+
+
+def test_a_picture_that_is_left_out_leaves_its_name() -> None:
+    html = clean_html('a <img src="/x" alt="<b onclick=1>"> <img src=x onerror=pwn() alt=> b').html
+    assert html == "a [&lt;b onclick=1&gt;] [picture] b"
 
 
 @pytest.mark.parametrize(
