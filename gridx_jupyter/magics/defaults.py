@@ -20,6 +20,7 @@ from gridx.settings import config_file, read_tables
 from .options import SETTABLE, nearest, parse_setting, usage_error
 
 _TRAITS: Final = {key.replace("-", "_"): key for key in SETTABLE}
+_VARIABLES: Final = {key: option.variable for key, option in SETTABLE.items()}
 
 
 class _Checked(Configurable):
@@ -61,11 +62,15 @@ class Defaults:
     """
 
     def __init__(self, config: Configurable, environ: Mapping[str, str] = os.environ) -> None:
-        self._config = config
         self._environ = environ
+        # Noted as they change: this is asked at each cell, and traits are slow to read.
+        self._configured = {key: getattr(config, name) for name, key in _TRAITS.items()}
+        config.observe(self._note_config, names=list(_TRAITS))
         self._set: dict[str, str] = {}
         self._tables: dict[str, dict[str, Any]] = {}
         self._read_at: tuple[int, int] | None = None
+        self._path = config_file(environ)
+        self._path_of = self._homes()
 
     def set(self, key: str, text: str) -> None:
         """Set a default for this kernel. Raises UsageError."""
@@ -112,14 +117,16 @@ class Defaults:
     def _layers(self, profile: str | None) -> Iterator[tuple[str, Mapping[str, str]]]:
         """Yield each layer with its settings as text, the strongest first."""
         tables = self._file()
-        traits = {key: getattr(self._config, name) for name, key in _TRAITS.items()}
-        variables = {key: self._environ.get(option.variable) for key, option in SETTABLE.items()}
+        environ = self._environ
+        variables = {
+            key: environ[variable] for key, variable in _VARIABLES.items() if variable in environ
+        }
         layers: list[tuple[str, Mapping[str, Any]]] = [
             ("--profile", {} if profile is None else {"profile": profile}),
             ("%gridx set", self._set),
-            ("%config GridX", traits),
+            ("%config GridX", self._configured),
             ("environment", variables),
-            (f"{config_file(self._environ)} [cell]", tables["cell"]),
+            (f"{self._path} [cell]", tables["cell"]),
         ]
         has_profile = False
         for source, settings in layers:
@@ -135,10 +142,16 @@ class Defaults:
                 options = tables["profile"][name].items()
                 yield f"[profile.{name}]", {key: _text(value) for key, value in options}
 
+    def _note_config(self, change: Any) -> None:
+        self._configured[_TRAITS[change["name"]]] = change["new"]
+
+    def _homes(self) -> tuple[str | None, str | None]:
+        return self._environ.get("XDG_CONFIG_HOME"), self._environ.get("HOME")
+
     def _require_profile(self, name: str) -> None:
         profiles = self._file()["profile"]
         if not isinstance(profiles.get(name), dict):
-            path = config_file(self._environ)
+            path = self._path
             raise usage_error(
                 f"There is no profile {name!r} in {path}.{nearest(name, profiles)}",
                 f"Write it there: [profile.{name}] and below it, for example, cpus = 4.",
@@ -147,7 +160,9 @@ class Defaults:
 
     def _file(self) -> dict[str, dict[str, Any]]:
         """Return the file's tables, read again when the file has changed."""
-        path = config_file(self._environ)
+        if self._homes() != self._path_of:
+            self._path, self._path_of = config_file(self._environ), self._homes()
+        path = self._path
         try:
             stat = path.stat()
             at = (stat.st_mtime_ns, stat.st_size)
