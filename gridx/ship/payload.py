@@ -56,29 +56,36 @@ def pack(
                 names.append(bytes.fromhex(blob.ref.digest))
                 blobs.setdefault(blob.ref.digest, blob)
         sizes.append(size)
-    pieces: list[bytes | memoryview] = [
+    flags, pieces = 0, list[bytes | memoryview]()
+    if with_blobs and len(stream) > _MAX_BODY_BYTES:
+        flags |= restore.STREAM_APART
+        for blob in _as_blobs(stream):
+            names.append(bytes.fromhex(blob.ref.digest))
+            blobs.setdefault(blob.ref.digest, blob)
+    else:
+        pieces.append(stream)
+    pieces = [
         restore.BODY.pack(len(sizes), len(stream)),
         struct.pack(f"<{len(sizes)}Q", *sizes),
         *names,
-        stream,
+        *pieces,
     ]
     at = sum(len(piece) for piece in pieces)
     for index, raw in enumerate(raws):
         if index not in pending:
             pieces += [bytes(-at % restore.ALIGNMENT), raw]
             at += -at % restore.ALIGNMENT + raw.nbytes
-    head, flags = [b"".join(pieces)], 0
     if with_blobs and at > _MAX_BODY_BYTES:
-        flags = restore.BODY_APART
-        body = _as_blobs(head[0])
+        flags |= restore.BODY_APART
+        body = _as_blobs(b"".join(pieces))
         blobs |= {blob.ref.digest: blob for blob in body}
-        head = [bytes.fromhex(blob.ref.digest) for blob in body]
+        pieces = [bytes.fromhex(blob.ref.digest) for blob in body]
     major, minor = sys.version_info[:2] if python is None else python
     header = restore.HEADER.pack(restore.MAGIC, major, minor, flags, restore.CHUNK_BYTES, at)
-    return Packed(b"".join([header, *head]), tuple(blobs.values()))
+    return Packed(b"".join([header, *pieces]), tuple(blobs.values()))
 
 
-def _as_blobs(body: bytes) -> list[Blob]:
+def _as_blobs(data: bytes) -> list[Blob]:
     from .chunk_digests import CHUNK_DIGESTS
 
-    return CHUNK_DIGESTS.start(memoryview(body)).result()
+    return CHUNK_DIGESTS.start(memoryview(data)).result()

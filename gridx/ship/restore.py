@@ -8,7 +8,8 @@ Needs cloudpickle and nothing of ours: it is copied into the image, and works un
     body      as it is, or the digests of its chunks when the header says so:
       counts    number of buffers, length of the stream
       sizes     one u64 a buffer; the top bits mark one that stays read-only, or lies apart
-      digests   32 bytes for each chunk of the buffers that lie apart
+      digests   32 bytes for each chunk of the buffers that lie apart, then of the stream when
+                the header says that it does
       stream    pickles of one pickler with one memo: first the code, then each value; where
                 the code is source, it is run before the values that refer to it
       buffers   the raw memory of the other arrays, each at a multiple of 64 bytes
@@ -36,6 +37,7 @@ SIZE: Final = struct.Struct("<Q")
 READ_ONLY: Final = 1 << 63
 APART: Final = 1 << 62
 BODY_APART: Final = 1
+STREAM_APART: Final = 2
 ALIGNMENT: Final = 64
 CHUNK_BYTES: Final = 8 << 20
 DIGEST_BYTES: Final = 32
@@ -130,9 +132,13 @@ def _split(view: memoryview, folder: str | None) -> tuple[memoryview, list[memor
     for index, size in enumerate(sizes):
         if size & APART:
             apart[index], names = blobs.take(size & ~(READ_ONLY | APART), names)
-    at = len(body) - len(names)
-    stream = body[at : at + stream_bytes]
-    at += stream_bytes
+    if flags & STREAM_APART:
+        stream, names = blobs.take(stream_bytes, names)
+        at = len(body) - len(names)
+    else:
+        at = len(body) - len(names)
+        stream = body[at : at + stream_bytes]
+        at += stream_bytes
     buffers = []
     for index, size in enumerate(sizes):
         piece = apart.get(index)

@@ -142,9 +142,12 @@ def test_many_middling_buffers_never_make_a_large_head(
     notebook: dict[str, Any], tmp_path: Path
 ) -> None:
     notebook["parts"] = [np.full(8_000, i) for i in range(500)]  # 64,000 bytes each
-    captured = capture("parts", notebook, with_blobs=True)
+    notebook["text"] = [str(i) for i in range(200_000)]
+    captured = capture("parts; text", notebook, with_blobs=True)
     assert len(captured.payload) < 1_000
-    back = _there_and_back(captured, tmp_path)["parts"]
+    namespace = _there_and_back(captured, tmp_path)
+    assert namespace["text"] == notebook["text"]
+    back = namespace["parts"]
     assert [int(part[0]) for part in back] == list(range(500))
     back[0][0] = 5
 
