@@ -243,6 +243,10 @@ def reference_text() -> str:
         " is refused when it holds a field that is not listed here. Credits are numbers in"
         " credits, times are ISO 8601 in UTC.",
         "",
+        "Blobs are bytes (`application/octet-stream`), as they are or as one zstd frame that states"
+        " its size (`Content-Encoding: zstd`). A worker says who it is with the token of its"
+        " welcome, `Authorization: Bearer TOKEN`, in open mode too.",
+        "",
         "Notebooks and other live clients speak WebSocket at `/ws/client` on the same port"
         " (subprotocols `gridx.v1.msgpack` and `gridx.v1.json`); workers at `/ws/worker` on port"
         " 8080. Their messages are in `gridx/protocol.py`.",
