@@ -137,9 +137,11 @@ class Journal:
 
 
 def _write_private(path: Path, data: bytes) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    # Cut afterwards: ext4 waits for the disk when a file was emptied first and closed.
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     try:
         os.write(handle, data)
+        os.ftruncate(handle, len(data))
     finally:
         os.close(handle)
 
