@@ -30,7 +30,7 @@ from gridx.schemas import BlobRef, CellSpec
 from gridx.states import Cause
 
 from .blob_cache import BlobCache
-from .output_cap import OutputCap, call_of, checked_events
+from .output_cap import HEAD_BYTES, TAIL_BYTES, OutputCap, call_of, checked_events
 from .results import Results, ResultSpool
 from .runtime.frames import (
     INTERRUPT_GRACE_S,
@@ -391,6 +391,8 @@ class AttemptRun:
         call.is_handed_over = True
         call.began_s, call.held_s = self._now_s(), self._held_s
         call.stream_bytes = self._stream_bytes
+        if self._is_session:
+            call.cap = self._share_of_output(call.number)
         self._newest = call.number
         if not self._has_begun:
             self._has_begun = True
@@ -406,6 +408,13 @@ class AttemptRun:
             self._set_deadline()
             self._tell.started(self.ref, call.number)
             await sandbox.send(self._run_frame(sandbox, call))
+
+    def _share_of_output(self, number: int) -> OutputCap:
+        """Return the cap of a call of a session: half of what the attempt has left, so that no
+        call is silent because another was loud, and the attempt keeps the limit of any other."""
+        left_bytes = max(0, HEAD_BYTES - self._stream_bytes)
+        tail_bytes = min(TAIL_BYTES, left_bytes // 8)
+        return OutputCap(call=number, head_bytes=left_bytes // 2, tail_bytes=tail_bytes)
 
     def _begin_next(self) -> None:
         """Hand over the next call of a session, when none runs and one waits."""

@@ -330,11 +330,13 @@ async def test_late_output_has_a_limit_of_its_own(monkeypatch: pytest.MonkeyPatc
     assert 1 in calls_of(session.heard.output)
 
 
-async def test_each_call_has_its_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_loud_call_leaves_output_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempt_module, "HEAD_BYTES", 6000)
     session = await opened()
-    session.run._call.cap._head_left_bytes = 100  # type: ignore[union-attr]
-    session.say(Events(data=line(0, "x" * 500 + "\n") * 3), over(0))
-    await session.call_report()
+    session.say(Events(data=line(0, "x" * 500 + "\n") * 20), over(0))
+    first = await session.call_report()
+    assert first.usage.dropped_bytes > 0
+    assert len(session.heard.output) < 6000
     await session.begun(1)
     session.say(Events(data=line(1, "x" * 500 + "\n")), over(1))
     await session.call_report()
