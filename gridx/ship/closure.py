@@ -14,6 +14,7 @@ from .withheld import BUILTIN_NAMES, is_of_the_shell, is_secret
 
 _BY_CELL = "read by the cell"
 _IN_STRING = "mentioned in a string"
+_UNBOUND = "unbound by the cell"
 _ASKED = "asked for"
 
 
@@ -74,6 +75,7 @@ class ClosureBuilder:
         self._take([(name, _ASKED) for name in sorted(self._needs)])
         self._take([(name, _BY_CELL) for name in sorted(analysis.reads)])
         self._soft |= dict.fromkeys(sorted(analysis.soft), _IN_STRING)
+        self._soft |= dict.fromkeys(sorted(analysis.soft & analysis.deletes), _UNBOUND)
         self._take_soft()
         if everything:
             self._take_everything()

@@ -77,8 +77,9 @@ class _Source:
 
 
 _sources: dict[str, _Source] = {}
-_loaded: dict[str, tuple[object, tuple[int, int]]] = {}
-"""Spec of each loaded module that travelled, and the stamp of its file when it first did."""
+_loaded: dict[str, tuple[object, tuple[int, int], bool]] = {}
+"""Spec of each loaded module that travelled, the stamp of its file when it first did, and whether
+the file was another one than was loaded already then."""
 _nobody: set[str] = set()
 """Roots that were looked at and are nobody's own code: looked at with each cell otherwise."""
 
@@ -267,19 +268,22 @@ def _differs(module: types.ModuleType, path: Path, source: _Source) -> bool:
     The functions of the module are compared with those of the file; the stamp of the file with
     that of the first time, and with the one that the interpreter has put into the compiled file.
     """
+    if source.code is None:
+        return False
     spec = module.__spec__
     first = _loaded.get(module.__name__)
     if first is None or first[0] is not spec:  # reloading makes a new spec
-        first = _loaded[module.__name__] = (spec, source.stamp)
-    if first[1] != source.stamp:
-        return True
-    if source.code is None:
-        return False
-    now = {code.co_qualname: code for code in _codes(source.code)}
-    for function in _functions(module):
-        if now.get(function.__code__.co_qualname) != function.__code__:
-            return True
-    return _is_older(path, source)
+        differs = _is_other_code(module, source.code) or _is_older(path, source)
+        first = _loaded[module.__name__] = (spec, source.stamp, differs)
+    return first[2] or first[1] != source.stamp
+
+
+def _is_other_code(module: types.ModuleType, code: types.CodeType) -> bool:
+    now = {inner.co_qualname: inner for inner in _codes(code)}
+    return any(
+        now.get(function.__code__.co_qualname) != function.__code__
+        for function in _functions(module)
+    )
 
 
 def _is_older(path: Path, source: _Source) -> bool:
