@@ -24,6 +24,7 @@ GridXError
 │   └── WorkerLost
 ├── CaptureError              a variable cannot travel
 ├── SandboxError              a worker cannot isolate or run
+├── StorageError              the coordinator's disk cannot be written or read
 ├── TransportError            the coordinator cannot be reached
 ├── ProtocolError             the other side sent something that is not in the protocol
 ├── ProgramEnded              a program that `gridx up` started ended by itself
@@ -229,6 +230,13 @@ class SandboxError(GridXError):
 
     code = "sandbox"
     default_hint = "Run `gridx doctor` on the worker's machine."
+
+
+class StorageError(GridXError):
+    """The coordinator's disk cannot be written or read."""
+
+    code = "storage"
+    default_hint = "Look at the free space and the health of the coordinator's disk."
 
 
 class TransportError(GridXError):

@@ -33,11 +33,15 @@ class Blobs(Protocol):
 
         Raises:
             BlobMismatch: the raw bytes do not have the size and digest of ``ref``.
-            TransportError: the store cannot be written.
+            StorageError: the disk cannot be written.
         """
 
     async def get(self, owner_id: int, digest: str) -> Stored | None:
-        """Return a blob, or None when it is not here."""
+        """Return a blob, or None when it is not here.
+
+        Raises:
+            StorageError: the disk cannot be read.
+        """
 
     async def close(self) -> None:
         """Finish what is under way."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from gridx.blobs import check, unpack
-from gridx.errors import TransportError
+from gridx.errors import StorageError
 from gridx.schemas import BlobRef
 
 from .base import Stored
@@ -58,9 +58,8 @@ class LocalBlobs:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except OSError as exc:
-            raise TransportError(
-                f"The blobs in {self._folder} cannot be read or written: {exc.strerror or exc}.",
-                hint="Look at the free space and the health of the coordinator's disk.",
+            raise StorageError(
+                f"The coordinator's blobs cannot be written or read: {exc.strerror or exc}."
             ) from exc
 
     # --- in a thread -------------------------------------------------------------------------

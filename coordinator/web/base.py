@@ -61,6 +61,7 @@ STATUS: Mapping[type[errors.GridXError], int] = {
     UnsupportedContent: 415,
     WrongHost: 421,
     errors.NotBuilt: 501,
+    errors.StorageError: 507,
     errors.GridXError: 500,
 }
 

@@ -158,7 +158,7 @@ ROUTES: tuple[Route, ...] = (
             errors.BlobMismatch,
             errors.NotFound,
             errors.PayloadTooLarge,
-            errors.TransportError,
+            errors.StorageError,
             UnsupportedContent,
         ),
     ),
@@ -172,7 +172,7 @@ ROUTES: tuple[Route, ...] = (
         " calling worker. With Accept-Encoding: zstd it may come packed.",
         query=blobs.ReadQuery,
         content_type=BYTES,
-        errors=(errors.NotFound, errors.TransportError),
+        errors=(errors.NotFound, errors.StorageError),
     ),
     Route(
         method="GET",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import resource
 import signal
 import stat
 import subprocess
@@ -17,7 +18,7 @@ import zstandard
 
 from coordinator.blobs import LocalBlobs
 from gridx.blobs import digest, pack, to_blob, unpack
-from gridx.errors import BlobMismatch, TransportError
+from gridx.errors import BlobMismatch, StorageError
 from gridx.resources import MIB
 from gridx.schemas import BlobRef
 
@@ -118,9 +119,24 @@ async def test_a_disk_that_refuses_is_named_and_nothing_is_left(
     blobs: LocalBlobs, tmp_path: Path
 ) -> None:
     (tmp_path / "blobs" / str(ADA)).write_text("in the way")
-    with pytest.raises(TransportError, match="cannot be read or written"):
+    with pytest.raises(StorageError, match="File exists"):
         await blobs.put(ADA, ref_of(NOISE), [NOISE], is_zstd=False)
     assert [path.name for path in files(tmp_path / "blobs")] == [str(ADA)]
+
+
+async def test_a_disk_that_is_full_in_the_middle_of_a_blob_keeps_none_of_it(
+    blobs: LocalBlobs, tmp_path: Path
+) -> None:
+    pieces = [NOISE[:1000], NOISE[1000:]]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(NOISE) // 2, hard))
+    try:
+        with pytest.raises(StorageError, match="File too large"):
+            await blobs.put(ADA, ref_of(NOISE), pieces, is_zstd=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert files(tmp_path / "blobs") == []
+    assert await blobs.put(ADA, ref_of(NOISE), pieces, is_zstd=False) == len(NOISE)
 
 
 async def test_half_a_blob_of_an_earlier_process_is_removed_at_the_start(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from coordinator.store import blobs as stored_blobs
 from coordinator.store import jobs as stored_jobs
 from gridx.blobs import CHUNK_BYTES, Blob, cut, digest, to_blob
 from gridx.client import Client, Job
-from gridx.errors import BlobMismatch, NotFound, PayloadTooLarge, TransportError
+from gridx.errors import BlobMismatch, NotFound, PayloadTooLarge, StorageError, TransportError
 from gridx.ids import new_job_id
 from gridx.protocol import Refused, StartAttempt, Submit
 from gridx.resources import KIB, MIB
@@ -332,6 +332,15 @@ async def test_data_that_changes_while_it_is_sent_is_refused(ada: Client) -> Non
     data[5] ^= 1
     with pytest.raises(BlobMismatch, match="other bytes than its name"):
         await ada.submit(JobRequest(code="1"), cell=CELL, blobs=[blob])
+
+
+async def test_a_disk_that_refuses_is_told_at_once_and_not_asked_again(
+    settings: Settings, ada: Client
+) -> None:
+    await ada.connect()
+    (settings.blobs_dir / "1").write_text("in the way")  # where her blobs would lie
+    with pytest.raises(StorageError, match="File exists"):
+        await ada.submit(JobRequest(code="1"), cell=CELL, blobs=[blob_of(noise(24))])
 
 
 async def test_a_job_names_at_most_so_many_blobs(ada: Client) -> None:
