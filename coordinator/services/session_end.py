@@ -64,6 +64,7 @@ def end_call(
     ended = msgspec.structs.replace(
         call,
         state=call_rules.advance(call.state, event),
+        spec=msgspec.structs.replace(call.spec, cell=None),  # its files are of no use any more
         reason=reason,
         exit_code=report.exit_code,
         started_us=started_us,

@@ -131,6 +131,7 @@ _end = Prepared(
     .where(calls.c.id == bindparam("row_id"), IS_CALL_LIVE)
     .values(
         state=bindparam("to_state"),
+        spec=bindparam("to_spec"),
         inputs=None,
         result=bindparam("result_data"),
         end_bytes=bindparam("stream_end"),
@@ -305,6 +306,7 @@ def end(
         {
             "row_id": call.row_id,
             "to_state": call.state.value,
+            "to_spec": _encode(call.spec).decode(),
             "result_data": result,
             "stream_end": call.end_bytes,
             "at_started": call.started_us,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from pathlib import Path
 
 import msgspec
@@ -10,6 +11,7 @@ import pytest
 
 from coordinator.app import Serving, serving
 from coordinator.settings import Settings
+from gridx.blobs import CHUNK_BYTES, cut, to_blob
 from gridx.blocking import BlockingClient
 from gridx.client import Client
 from gridx.errors import (
@@ -38,7 +40,6 @@ from tests.support.scripted_worker import (
 )
 
 CELL = CellSpec(python="3.11", expected=("x",))
-SESSION = SessionSpec(name="main")
 
 
 def settings_of(url: str, user: str = "alice") -> ConnectionSettings:
@@ -389,3 +390,37 @@ async def test_a_session_is_open_while_nobody_watches(coordinator: Serving) -> N
         session.detach()
         assert (await (await session.call("b", cell=CELL)).wait()).result == b"a;b"
         assert not [m for m in worker.received if isinstance(m, StopAttempt)]
+
+
+async def test_a_call_s_blobs_go_ahead_of_it_once_and_its_large_result_comes_home(
+    coordinator: Serving,
+) -> None:
+    data = random.Random(5).randbytes(CHUNK_BYTES + 1000)
+    blobs = [to_blob(chunk) for chunk in cut(data)]
+    refs = tuple(blob.ref for blob in blobs)
+    worker = WorkerByHand(coordinator.ws_url)
+    async with workers(worker), client_of(coordinator) as client:
+        session = await opened(client)
+        start = await worker.expect(StartAttempt)
+        worker.finish_call(start, 0)
+        await session.newest.wait()
+        progress: list[tuple[int, int]] = []
+        call = await session.call(
+            "b",
+            cell=CELL,
+            inputs=b"head",
+            blobs=blobs,
+            on_progress=lambda *now: progress.append(now),
+        )
+        assert call.sent_bytes == len(data) + 4
+        assert progress[-1] == (len(data), len(data))
+        told = await worker.expect(StartCall, call=1)
+        assert (told.inputs, told.blobs) == (b"head", refs)
+        worker.finish_call(start, 1, result_blobs=refs)
+        done = await call.wait()
+        assert (done.result, done.result_blobs) == (None, refs)
+        assert await call.download(refs) == data
+        again = await session.call("c", cell=CELL, inputs=b"head", blobs=blobs)
+        assert again.sent_bytes == 4, "what was sent is not sent again"
+        worker.finish_call(start, 2)
+        await again.wait()

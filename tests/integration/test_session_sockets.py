@@ -36,7 +36,7 @@ from gridx.protocol import (
     Watch,
     Welcome,
 )
-from gridx.schemas import CellSpec, JobRequest, Limits, SessionSpec
+from gridx.schemas import BlobRef, CellSpec, JobRequest, Limits, SessionSpec
 from gridx.states import Cause
 from tests.support.coordinator_program import CoordinatorProgram
 from tests.support.scripted_client import Rest, ScriptedClient
@@ -158,9 +158,21 @@ async def test_a_call_is_accepted_once_and_refused_out_of_turn(coordinator: Serv
         before = len(client.received)
         client.send(next_call(new_job_id(), 1, "b"))
         assert (await client.expect(Refused, after=before)).error.code == "not_found"
-        before = len(client.received)
-        client.send(msgspec.structs.replace(next_call(job_id, 2, "b"), timeout_s=-1.0))
-        assert (await client.expect(Refused, after=before)).error.code == "invalid_request"
+        good = next_call(job_id, 2, "b")
+        for wrong, code in (
+            (msgspec.structs.replace(good, timeout_s=-1.0), "invalid_request"),
+            (msgspec.structs.replace(good, cell=CellSpec(python="2")), "invalid_request"),
+            (msgspec.structs.replace(good, code="#" * 2**20 + "1"), "payload_too_large"),
+            (
+                msgspec.structs.replace(good, blobs=(BlobRef(digest="0" * 64, size=1),)),
+                "blobs_missing",
+            ),
+        ):
+            before = len(client.received)
+            client.send(wrong)
+            assert (await client.expect(Refused, after=before)).error.code == code
+        client.send(good)
+        await ended_call(client, 2)
 
 
 async def test_somebody_else_sees_and_reaches_no_session(coordinator: Serving) -> None:
@@ -313,6 +325,35 @@ async def test_a_session_keeps_its_worker_s_slot_and_gives_it_back(coordinator: 
         client.send(Cancel(job_id=id_of(first)))
         assert (await client.final(id_of(first))).job.status == "cancelled"
         await client.expect(CallChanged, job_id=id_of(second), status="completed")
+
+
+async def test_the_events_of_a_session_name_its_calls_and_hold_all_of_its_output(
+    coordinator: Serving,
+) -> None:
+    worker = WorkerWithSessions(coordinator.ws_url)
+    async with workers(worker), ScriptedClient(coordinator.http_url) as client:
+        sent = opening()
+        client.send(sent)
+        await ended_call(client, 0)
+        client.send(next_call(id_of(sent), 1, "b"))
+        await ended_call(client, 1)
+        client.send(EndSession(job_id=id_of(sent)))
+        await client.final(id_of(sent))
+        answer = await Rest(coordinator.http_url).fetch("GET", f"/jobs/{id_of(sent)}/events")
+        events = [
+            dict(line.split(": ", 1) for line in block.split("\n"))
+            for block in answer.body.decode().strip().split("\n\n")
+        ]
+        shown = [(e["event"], msgspec.json.decode(e["data"])) for e in events]
+        assert [data["text"] for kind, data in shown if kind == "output"] == ["a\n", "b\n"]
+        kind, call = shown[-2]
+        assert (kind, call["call"], call["status"], call["result"]) == (
+            "call",
+            1,
+            "completed",
+            None,
+        )
+        assert (shown[-1][0], shown[-1][1]["status"]) == ("job", "completed")
 
 
 async def test_rest_cancels_a_session_and_its_call(coordinator: Serving) -> None:

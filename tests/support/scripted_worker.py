@@ -259,6 +259,7 @@ class ScriptedWorker:
         cause: Cause = Cause.COMPLETED,
         stream_bytes: int = 0,
         result: bytes | None = None,
+        result_blobs: tuple[BlobRef, ...] = (),
         message: str = "",
         wall_s: float = 3600.0,
     ) -> None:
@@ -271,6 +272,7 @@ class ScriptedWorker:
                 message=message,
                 stream_bytes=stream_bytes,
                 result=result,
+                result_blobs=result_blobs,
                 usage=Usage(wall_s=wall_s),
             )
         )
