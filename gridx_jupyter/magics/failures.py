@@ -6,12 +6,14 @@ of this extension, which only carried the error, never stand in a traceback.
 
 from __future__ import annotations
 
+import linecache
 import traceback
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from gridx.display import clean_text
 from gridx.errors import GridXError
+from gridx.remote_error import RemoteError
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -39,12 +41,26 @@ def shown_at_its_lines(error: BaseException, shell: InteractiveShell) -> BaseExc
     """
     frames = error.__traceback__
     if isinstance(error, SyntaxError):
+        if not isinstance(error, RemoteError):
+            error, frames = _as_the_shell_says(error, shell), None  # found before it was sent
         entries: Any = traceback.extract_tb(frames) if frames is not None else None
         lines = shell.SyntaxTB.structured_traceback(type(error), error, entries)
         return _stand_in(error, lines)
     if isinstance(error, BaseExceptionGroup):
         return _stand_in(error, "".join(traceback.format_exception(error)).splitlines())
     _render_as(error, _Frames(error, frames, shell))
+    return error
+
+
+def _as_the_shell_says(error: SyntaxError, shell: InteractiveShell) -> SyntaxError:
+    """Return the error that this shell has for the cell of ``error``, in its own words."""
+    lines = linecache.getlines(error.filename or "")
+    at = next((n for n, line in enumerate(lines, 1) if line.startswith("%%")), 0)
+    text = "\n" * at + shell.transform_cell("".join(lines[at:]))
+    try:
+        shell.compile.ast_parse(text, filename=error.filename or "<unknown>")
+    except SyntaxError as exc:
+        return exc.with_traceback(None)
     return error
 
 
