@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from gridx.errors import GridXError
 from gridx.updates import Finished
 
-from .failures import shown_as_name, shown_as_sentence
+from .failures import shown_as_name
 from .order import Order
 from .prepare import notes_before
 from .progress import Progress, prepare_display, status_line
@@ -103,7 +103,7 @@ class Background:
             return
         self.is_landed = True
         if self._lost is not None:
-            self.result.error = shown_as_sentence(self._lost)
+            self.result.fail(self._lost)
             return
         self.result.land(self.result.kept.error)
         for note in self.result.notes:
@@ -127,4 +127,4 @@ class Background:
             publisher.finish()
         self.land()
         if self.result.error is not None:
-            raise self.result.error
+            raise self.result.error  # itself: the user's code may catch it by its class

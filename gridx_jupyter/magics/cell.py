@@ -130,6 +130,7 @@ def _run_in_session(
         screen.write("stderr", f"Grid-X: {note}\n")
     call = _sent(lambda: sessions.send(order, held, status), status)
     session = sessions.of(call)
+    order = session.with_earlier(order, call)
     return watch(notebook, order, call, screen, status, session.footer, session)
 
 

@@ -64,8 +64,8 @@ class Foreground:
             self._line.finish(f"lost the coordinator; see later: `%gridx attach {self._job.id}`")
             raise
         self._finish(finished)
-        if self.result.error is not None:
-            raise self.result.error
+        if self.result.raised is not None:
+            raise self.result.raised
 
     def _finish(self, finished: Finished) -> None:
         self.result.fetch(finished, self._receiving)

@@ -32,6 +32,7 @@ class Order:
     file_blobs: tuple[Blob, ...] = ()
     sent_files: Mapping[str, str] = field(default_factory=dict)  # path to digest
     notes: tuple[str, ...] = ()  # what was found out about its environment
+    earlier: Mapping[str, tuple[str, int]] = field(default_factory=dict)  # cells of its session
     at_submit: dict[str, Any] | None = None  # what the user has rebound since stays
 
     @property

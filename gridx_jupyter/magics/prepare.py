@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from gridx.credits import Rates, format_credits, hold_ucr
-from gridx.errors import GridXError, InvalidRequest
+from gridx.errors import GridXError, InvalidRequest, TransportError
 from gridx.quantities import format_duration
 from gridx.resources import format_bytes
 from gridx.schemas import CellSpec
@@ -141,11 +141,15 @@ def check_environment(notebook: Notebook, order: Order) -> Order:
         return order
     from gridx.ship.environment import check
 
-    found = check(captured, notebook.connection.images())
-    if found.missing:
-        found = check(captured, notebook.connection.images(0.0))
-        if (error := found.error()) is not None:
-            raise error
+    try:
+        found = check(captured, notebook.connection.images())
+        if found.missing:
+            found = check(captured, notebook.connection.images(0.0))
+    except TransportError:
+        return order  # whoever sends the cell says it with what to type
+    error = found.error()
+    if error is not None:
+        raise error
     return dataclasses.replace(order, notes=found.notes)
 
 
@@ -210,7 +214,11 @@ def captured_text(order: Order) -> str:
         lines.append(f"Missing: {name} is read, and neither the notebook nor Python has it.")
     for name, reason in sorted(captured.unpicklable.items()):
         lines.append(f"Cannot travel: {name}: {reason.sentence}")
+    if captured.written_files:
+        names = " ".join(sorted(captured.written_files))
+        lines.append(f"Written there: {names}; --fetch brings them home.")
     lines += [f"Note: {note}" for note in notes_before(order)]
+    lines += [f"Limit: {limit}" for limit in captured.limits]
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import re
 import threading
-from collections.abc import Callable, Generator, Set
+from collections.abc import Callable, Generator, Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -26,6 +26,7 @@ from .render import worker_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from gridx.codec.opaque import Opaque
     from gridx.codec.results import Applied
     from gridx.schemas import BlobRef
     from gridx.transfer import Progress
@@ -74,6 +75,7 @@ class CellResult:
         self.values: dict[str, Any] = {}
         self.files: dict[str, Path] = {}
         self.error: BaseException | None = None
+        self.raised: BaseException | None = None  # what the cell raises: shown at its lines
         self.notes: list[str] = []
         self.applied: Applied | None = None
         self.is_not_begun = False  # its variables could not be restored
@@ -224,9 +226,7 @@ class CellResult:
         failure: BaseException | None = self._finished.error()
         if isinstance(failure, JobFailed) and error_data is not None:
             failure = self._rebuilt(error_data)
-        elif isinstance(failure, GridXError):
-            failure = shown_as_sentence(failure)
-        self.error = failure
+        self._fail(failure)
         if self._data is not None:
             data, self._data = self._data, None
             if self.keeps_raw:
@@ -235,6 +235,17 @@ class CellResult:
         self._order = self._order.landed()
         if self.on_landed is not None:
             self.on_landed(self)
+
+    def _fail(self, failure: BaseException | None) -> None:
+        self.error = self.raised = failure
+        if isinstance(failure, GridXError):
+            shown_as_sentence(failure)
+        elif failure is not None:
+            self.raised = shown_at_its_lines(failure, self._notebook.shell)
+
+    def fail(self, error: GridXError) -> None:
+        """Note that the end of the cell will not be known here."""
+        self._fail(error)
 
     def _rebuilt(self, data: dict[str, Any]) -> BaseException:
         from gridx.remote_error import rebuild, user_exceptions
@@ -246,18 +257,19 @@ class CellResult:
             asked = _ASKED_FOR.search(str(data.get("message")))
             if asked is not None and captured is not None and asked[1] in captured.may_be_asked_for:
                 self.asked_for = asked[1]
-            return shown_as_sentence(
-                JobFailed(
-                    clean_line(str(data.get("message")), 500) + " The cell did not begin.",
-                    hint="Make plain data of the variable first, or leave it out with "
-                    "--without NAME; installing packages is not in this release.",
-                )
+            return JobFailed(
+                clean_line(str(data.get("message")), 500) + " The cell did not begin.",
+                hint=f"--needs {asked[1]} sends it."
+                if asked is not None
+                else "Make plain data of the variable first, or leave it out with "
+                "--without NAME; installing packages is not in this release.",
             )
         error = rebuild(
             data,
             cell_file=visible.file,
             user_classes=user_exceptions(shell.user_ns),
             line_offset=visible.line_offset,
+            earlier=self._order.earlier,
         )
         if isinstance(error, NameError):
             stayed = self._order.stayed_here
@@ -268,7 +280,7 @@ class CellResult:
             error.add_note(
                 "The worker's image does not have it; installing packages is not in this release."
             )
-        return shown_at_its_lines(error, shell)
+        return error
 
     def _apply(self, data: bytes | bytearray) -> None:
         from gridx.codec import CodecError
@@ -284,6 +296,8 @@ class CellResult:
                 source=f"worker {self.worker}, job {self.job}",
                 out=self._order.spec.out,
                 at_submit=self._order.at_submit,
+                cell_file=self._order.visible.file,
+                line_offset=self._order.visible.line_offset,
             )
         except CodecError as exc:
             self.notes.append(f"no variable came home: {clean_line(str(exc), 200)}")
@@ -292,12 +306,13 @@ class CellResult:
                     "The worker's result cannot be read; no variable was changed.",
                     hint="Run the cell again; tell the worker's owner when it happens again.",
                 )
-                self.error = shown_as_sentence(refusal)
+                self._fail(refusal)
             return
         self.applied = applied
         self.values = dict(applied.values)
         known = self._order.expected | namespace.keys()
-        self.notes += notes_on(applied, known)
+        in_session = self._order.options.session is not None
+        self.notes += notes_on(applied, known, in_session=in_session)
         self._write_files(applied)
         if self._order.at_submit is None and applied.last is not None:
             self._set_last(applied.last)
@@ -329,15 +344,21 @@ class CellResult:
         shell.push(names, interactive=False)
 
 
-def notes_on(applied: Applied, known: Set[str]) -> list[str]:
-    """Return what the user would not expect of how the results came home, one line each."""
+def notes_on(applied: Applied, known: Set[str], *, in_session: bool = False) -> list[str]:
+    """Return what the user would not expect of how the results came home, one line each.
+
+    Args:
+        known: names of which nobody wonders where they come from.
+        in_session: the container is still there.
+    """
     notes = [clean_line(sentence, 300) for sentence in applied.refused.values()]
-    if applied.opaque:
-        kinds = ", ".join(
-            f"{name} ({clean_line(handle.type_name.rpartition('.')[2], 40)})"
-            for name, handle in list(applied.opaque.items())[:_MAX_NOTES]
-        )
-        notes.append(f"kept closed, usable in later %%gridx cells: {kinds}")
+    closed = {name: handle for name, handle in applied.opaque.items() if not handle.is_lost}
+    if closed:
+        notes.append(f"kept closed, usable in later %%gridx cells: {_kinds(closed)}")
+    lost = {name: handle for name, handle in applied.opaque.items() if handle.is_lost}
+    if lost:
+        where = "usable in this session alone" if in_session else "lost with its container"
+        notes.append(f"{where}: {_kinds(lost)}")
     others = set(applied.unexpected) - applied.refused.keys() - known
     if others:
         names = ",".join(clean_line(name, 60) for name in sorted(others)[:5])
@@ -346,3 +367,10 @@ def notes_on(applied: Applied, known: Set[str]) -> list[str]:
     if len(notes) > _MAX_NOTES:
         notes[_MAX_NOTES:] = [f"and {len(notes) - _MAX_NOTES} more of this kind"]
     return notes
+
+
+def _kinds(handles: Mapping[str, Opaque]) -> str:
+    return ", ".join(
+        f"{name} ({clean_line(handle.type_name.rpartition('.')[2], 40)})"
+        for name, handle in list(handles.items())[:_MAX_NOTES]
+    )

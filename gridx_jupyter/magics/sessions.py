@@ -7,8 +7,10 @@ stays usable in later cells of the session, under its name there.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from gridx.credits import format_credits
@@ -48,12 +50,20 @@ class OpenSession:
     opened_s: float = field(default_factory=time.monotonic)
     known: dict[str, Fingerprint] = field(default_factory=dict)
     remote_names: set[str] = field(default_factory=set)
+    cells: dict[str, tuple[str, int]] = field(default_factory=dict)  # as its worker names them
     handles: dict[str, object] = field(default_factory=dict)  # closed here, open there
 
     @property
     def age_s(self) -> float:
         """How long it is open."""
         return time.monotonic() - self.opened_s
+
+    def with_earlier(self, order: Order, call: BlockingCall) -> Order:
+        """Return ``order`` with the earlier cells, in which an error may have a frame."""
+        known = dict(self.cells)
+        name = f"<cell {call.number}>" if call.number else "<cell>"
+        self.cells[name] = (order.visible.file, order.visible.line_offset)
+        return dataclasses.replace(order, earlier=known)
 
     def kept_there(self, namespace: dict[str, Any]) -> set[str]:
         """Return the names that here are only handles on what the sandbox has."""
@@ -237,7 +247,7 @@ class Sessions:
                 job.session or "",
                 job.status,
                 job.worker_name or "",
-                "" if job.elapsed_s is None else format_duration(job.elapsed_s),
+                _open_for(job),
                 f"{job.cost:.2f}",
                 "this one" if job.job_id in mine else "",
                 job.job_id,
@@ -288,3 +298,10 @@ class Sessions:
                 hint=f"`%gridx session list` shows yours; %%gridx --session {name} begins one.",
             )
         return self._notebook.connection.client.attach_session(found.job_id)
+
+
+def _open_for(job: JobView) -> str:
+    """Return how long a session is open, by this machine's clock."""
+    if job.started_at is None:
+        return ""
+    return format_duration(max(0.0, (datetime.now(UTC) - job.started_at).total_seconds()))
