@@ -22,10 +22,14 @@ POLICY: Final = (
     "worker-src blob:; connect-src 'none'; frame-src 'none'; form-action 'none'; base-uri 'none'"
 )
 _POLICY_META: Final = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+# Else a frame's base address is that of the page, which may hold a token.
+_NOWHERE: Final = "http://frame.invalid/"
 _OUTER: Final = (
-    f"<!DOCTYPE html><html><head>{_POLICY_META}<style>html,body{{margin:0;height:100%;"
+    f'<!DOCTYPE html><html><head><base href="{_NOWHERE}">{_POLICY_META}'
+    "<style>html,body{margin:0;height:100%;"
     "overflow:hidden}iframe{border:0;width:100%;height:100%}</style></head><body>"
-    '<iframe sandbox="allow-scripts" srcdoc="SRCDOC"></iframe></body></html>'
+    '<iframe sandbox="allow-scripts" referrerpolicy="no-referrer" srcdoc="SRCDOC"></iframe>'
+    "</body></html>"
 )
 _INNER: Final = (
     f'<!DOCTYPE html><html><head>{_POLICY_META}<meta charset="utf-8"><style>body{{margin:8px;'

@@ -111,6 +111,7 @@ def clean(world: World) -> Seen:
         _look(opened, seen, CLEAN)
         seen.extra["last"] = opened.outputs()[-2]["text"]
         opened.page.wait_for_function("() => window.__control === 1")
+        opened.wait_for_answer("/control-frame")
         seen.extra["first"] = opened.outputs()[0]["text"]
         seen.extra["acting"] = opened.page.evaluate(_ACTING)
         _click_everything(opened)

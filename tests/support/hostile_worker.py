@@ -178,6 +178,8 @@ ATTACKS: Final[dict[str, list[Event]]] = {
             + "try{top.location='/gx-probe/top'}catch(e){}"
             + "try{if(open('/gx-probe/open'))done.push('opened')}catch(e){}"
             + "try{localStorage.x=1;done.push('storage')}catch(e){}"
+            + "for(let a of [document.baseURI,document.referrer,location.href])"
+            + "if(/127.0.0.1|lab|token/.test(a))done.push(a);"
             + "fetch('/gx-probe/fetch').then(()=>done.push('fetched')).catch(()=>{});"
             + f"new Image().src='{ELSEWHERE}/frame';"
             + "let f=document.createElement('form');f.action='/gx-probe/submit';"

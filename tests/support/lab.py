@@ -182,6 +182,13 @@ class OpenNotebook:
             timeout=PATIENCE_S * 1000,
         )
 
+    def wait_for_answer(self, part: str) -> None:
+        """Wait until an address with ``part`` in it has answered."""
+        end_s = time.monotonic() + PATIENCE_S
+        while not any(part in url for url in self.answers):
+            assert time.monotonic() < end_s, self.answers
+            self.page.wait_for_timeout(50)
+
     def flags(self) -> list[str]:
         """Return what attacks have set in the page's window."""
         names: list[str] = self.page.evaluate(
