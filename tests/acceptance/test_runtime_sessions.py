@@ -171,6 +171,19 @@ def test_a_handler_that_a_call_sets_is_not_the_next_ones(box: Box) -> None:
     assert errors(box.collect_call()) == ["KeyboardInterrupt"]
 
 
+def test_an_interrupt_while_the_variables_are_encoded_keeps_the_session(box: Box) -> None:
+    code = (
+        "class Slow:\n    def __reduce_ex__(self, protocol):\n        print('on')\n"
+        "        import time; time.sleep(600)\nx = Slow()"
+    )
+    box.begin(0, code, expected=("x",))
+    box.collect_until(BEGUN)
+    box.send(Interrupt())
+    outcome = box.collect_call()
+    assert (errors(outcome), outcome.call_exited.cause) == (["KeyboardInterrupt"], Cause.CANCELLED)
+    assert box.call(1, "print(type(x).__name__)").stdout == "Slow\n"
+
+
 def test_an_interrupt_between_two_calls_interrupts_neither(box: Box) -> None:
     box.call(0, "1")
     box.send(Interrupt())

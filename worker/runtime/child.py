@@ -391,15 +391,21 @@ class _Child:
         if os.getpid() != self._pid:
             return Done(completed=error is None, exit_code=int(error is not None))
         expected = [n for n in run.expected if run.out is None or n in run.out]
-        files = self._gathered(run) if run.fetch else []
-        pieces = result_pieces(
-            before,
-            namespace,
-            expected=expected,
-            cell=run.code,
-            files=files,
-            last=last_value(),
-        )
+        files: list[tuple[str, bytes | memoryview]] = []
+        try:
+            with self._interruptible(run):  # large variables take their time, too
+                files = self._gathered(run) if run.fetch else []
+                pieces = result_pieces(
+                    before,
+                    namespace,
+                    expected=expected,
+                    cell=run.code,
+                    files=files,
+                    last=last_value(),
+                )
+        except KeyboardInterrupt as interrupt:
+            error = error or interrupt
+            pieces = result_pieces(before, namespace, expected=(), cell=run.code)
         if pieces.size_bytes > run.max_result_bytes:
             parts = {name: namespace[name] for name in expected if name in namespace} | dict(files)
             self._say_too_large(pieces.size_bytes, run.max_result_bytes, parts)

@@ -107,7 +107,6 @@ class OutputCapture:
         self._sent_s = 0.0
         self._forked = False
         self._lines = (bytearray(), bytearray())  # of a process that the job forked
-        self._ended: list[int] = []  # pipes of earlier calls that nobody writes to any more
         self._awake = False
         self._wake_fd = _out_of_the_way(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), read_fds)
         self._ready = select.poll()
@@ -284,9 +283,8 @@ class OutputCapture:
             if pipe not in self._current:  # the last process of an earlier call has ended
                 self._pipes.remove(pipe)
                 self._ready.unregister(pipe.fd)
-                self._are_pipes_new = True  # the thread closes it, when it waits for it no more
-                self._ended.append(pipe.fd)
-                self._wake()
+                os.close(pipe.fd)  # the thread may wait for it once more, and finds nothing to do
+                self._are_pipes_new = True
 
     def _encode_buffer(self) -> list[bytes]:
         buffer, self._buffer, self._size = self._buffer, [], 0
@@ -359,9 +357,6 @@ class OutputCapture:
     def _all_pipes(self) -> select.poll:
         with self._lock:
             self._are_pipes_new = False
-            for fd in self._ended:
-                os.close(fd)
-            self._ended.clear()
             waiting = select.poll()
             for fd in (*(pipe.fd for pipe in self._pipes), self._wake_fd):
                 waiting.register(fd, select.POLLIN)

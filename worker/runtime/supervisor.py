@@ -401,6 +401,8 @@ class Supervisor:
                 elif self._run is None:
                     raise ProtocolError(GARBAGE)
                 elif kind == RESULT:
+                    # Its code has ended. What it bound is on its way, and that takes its time.
+                    self._patience_s = time.monotonic() + INTERRUPT_GRACE_S
                     self._send_events(events)
                     events, size = [], 0
                     self._send(Result(data=body))
