@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -36,6 +38,7 @@ from tests.support.scripted_worker import (
     text_events,
     workers,
 )
+from worker.signing import Signer
 
 JOB = {"user_id": "alice", "code": "print(1)"}
 
@@ -128,6 +131,51 @@ async def test_the_id_of_somebody_elses_worker_is_refused(coordinator: Serving) 
         assert isinstance(answer, Refused)
         assert answer.error.code == "forbidden"
         await thief.leave()
+
+
+def signed(signer: Signer, worker: ScriptedWorker, user: str = "lender") -> dict[str, object]:
+    """Return the fields of a hello that show who the worker is."""
+    signed_at, signature = signer.sign_hello(worker.worker_id, user)
+    return {
+        "public_key": signer.public_key, "signed_at": signed_at, "signature": signature
+    }  # fmt: skip
+
+
+async def test_a_worker_is_shown_by_its_key_and_so_are_its_jobs(
+    coordinator: Serving, rest: Rest, tmp_path: Path
+) -> None:
+    signer = Signer(tmp_path / "key")
+    worker = ScriptedWorker(coordinator.ws_url)
+    assert isinstance(await worker.connect(**signed(signer, worker)), Welcome)
+    (seen,) = (await rest.get("/workers"))["workers"]
+    assert seen["public_key"] == signer.public_key
+    job = await rest.post("/jobs", JOB)
+    assert (await rest.wait_for(job["job_id"]))["worker_key"] == signer.public_key
+    await worker.leave()
+
+
+async def test_a_worker_without_its_key_or_with_another_is_refused(
+    coordinator: Serving, tmp_path: Path
+) -> None:
+    signer, other = Signer(tmp_path / "key"), Signer(tmp_path / "other")
+    worker = ScriptedWorker(coordinator.ws_url)
+    stale = {**signed(signer, worker), "signed_at": 1}
+    forged = {**signed(other, worker), "public_key": signer.public_key}
+    for hello in (stale, forged, {**signed(signer, worker), "signature": "AAAA"}):
+        refused = ScriptedWorker(coordinator.ws_url, worker_id=worker.worker_id)
+        assert isinstance(await refused.connect(**hello), Refused)
+        await refused.leave()
+    assert isinstance(await worker.connect(), Welcome)  # of an older release: it has no key yet
+    await worker.leave()
+    first = ScriptedWorker(coordinator.ws_url, worker_id=worker.worker_id)
+    assert isinstance(await first.connect(**signed(signer, first)), Welcome)
+    await first.leave()
+    for hello in ({}, signed(other, worker)):
+        later = ScriptedWorker(coordinator.ws_url, worker_id=worker.worker_id)
+        answer = await later.connect(**hello)
+        assert isinstance(answer, Refused)
+        assert "another key" in answer.error.message
+        await later.leave()
 
 
 @pytest.mark.parametrize(
