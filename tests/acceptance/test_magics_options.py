@@ -227,8 +227,14 @@ def test_the_prelude_runs_first_in_every_cell(kernel: Kernel) -> None:
 
 def test_a_session_keeps_what_cannot_come_home_and_sends_what_changed(kernel: Kernel) -> None:
     kernel.run("import numpy as np\ndata = np.ones(1 << 20)")
-    first = kernel.run("%%gridx --session s --as one\nlines = open('/dev/null')\nn = data.sum()")
-    assert "kept closed" in first.plain
+    first = kernel.run(
+        "%%gridx --session s --as one\nimport threading\nlock = threading.Lock()\n"
+        "lines = open('/dev/null')\nn = data.sum()\ndef part(x):\n    return n / x"
+    )
+    assert "kept closed, usable in later %%gridx cells: lines" in first.plain
+    assert "usable in this session alone: lock" in first.plain
+    assert good(kernel.run("%%gridx --session s\nprint(lock.locked())")) == "False\n"
+    assert "return n / x" in said(kernel.run("%%gridx --session s\n\npart(0)"))
     assert "session s open" in first.plain
     ran = kernel.run("%%gridx --session s --as two\nprint(lines.name, n, data.sum())")
     assert good(ran) == "/dev/null 1048576.0 1048576.0\n"
@@ -265,10 +271,11 @@ def test_a_session_is_found_again_after_a_restart(
     with start(running[0], home) as second:
         assert "long" in good(second.run("%gridx session list"))
         assert "is back" in good(second.run("%gridx session attach long"))
-        assert (
-            good(second.run("%%gridx --session long\nprint(kept.name, plain)")) == "/dev/null 5\n"
-        )
+        kept = second.run("%%gridx --session long\nprint(kept.name, plain)")
+        assert good(kept) == "/dev/null 5\n"
         good(second.run("%gridx session stop long"))
+        shown = good(second.run(f"%gridx attach {job_of(kept)}"))
+        assert shown == "/dev/null 5\n"
         assert "No session 'long' is open" in said(second.run("%gridx session stop long"))
 
 
