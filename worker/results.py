@@ -132,7 +132,7 @@ class ResultSpool:
         chunk = bytes(memoryview(self._waiting)[:CHUNK_BYTES])
         del self._waiting[:CHUNK_BYTES]
         try:
-            ref = await asyncio.to_thread(_store, upload.folder, chunk)
+            ref = await asyncio.to_thread(upload.store, chunk)
         except OSError as error:
             raise SandboxError(
                 f"This worker's disk cannot take the result: {error.strerror}."
@@ -148,7 +148,14 @@ class _Upload:
         self._transfers = transfers
         self._attempt = attempt
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self.folder = folder
+        self._folder = folder
+
+    def store(self, chunk: bytes) -> BlobRef:
+        """Write a blob that is not on its way already. In a thread."""
+        ref = BlobRef(digest=digest(chunk), size=len(chunk))
+        if ref.digest not in self._tasks:
+            self._path(ref).write_bytes(chunk)
+        return ref
 
     def begin(self, ref: BlobRef) -> None:
         if ref.digest not in self._tasks:
@@ -159,7 +166,7 @@ class _Upload:
     async def finish(self, refs: Sequence[BlobRef]) -> None:
         for ref in refs:
             # After a restart: what has no file was put by the run before.
-            if ref.digest not in self._tasks and _path(self.folder, ref).exists():
+            if ref.digest not in self._tasks and self._path(ref).exists():
                 self.begin(ref)
         await asyncio.gather(*self._tasks.values())
 
@@ -172,21 +179,12 @@ class _Upload:
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def _put(self, ref: BlobRef) -> None:
-        path = _path(self.folder, ref)
+        path = self._path(ref)
         await self._transfers.put(ref, self._attempt, path.read_bytes)
         path.unlink(missing_ok=True)
 
-
-def _path(folder: Path, ref: BlobRef) -> Path:
-    return folder / f"{ref.digest}.blob"
-
-
-def _store(folder: Path, chunk: bytes) -> BlobRef:
-    ref = BlobRef(digest=digest(chunk), size=len(chunk))
-    path = _path(folder, ref)
-    if not path.exists():
-        path.write_bytes(chunk)
-    return ref
+    def _path(self, ref: BlobRef) -> Path:
+        return self._folder / f"{ref.digest}.blob"
 
 
 def _look_at(task: asyncio.Task[None]) -> None:

@@ -30,6 +30,7 @@ from .connection import reconnect_wait_s
 PARALLEL: Final = 4
 TIMEOUT_S: Final = 30.0  # of each read and write of a socket
 PATIENCE_S: Final = 120.0  # an attempt waits so long for a coordinator that does not answer
+_SENT_BYTES: Final = 256 * KIB  # at once
 _ENVELOPE_BYTES: Final = 64 * KIB  # more than this is no error body; a packed blob may be longer
 _ANYWHERE: Final = ("0.0.0.0", "::", "localhost", "127.0.0.1", "::1")  # noqa: S104  compared only
 _TRY_AGAIN: Final = (401, 408, 425, 429)  # 401: a new token comes with the next Welcome
@@ -244,7 +245,7 @@ async def _until_done(
 ) -> None:
     """Run ``work`` in a thread until it does not find the coordinator away or busy."""
     loop = asyncio.get_running_loop()
-    began_s, failures = loop.time(), 0
+    failing_since_s, failures = 0.0, 0
     while True:
         cut = _Cut()
         try:
@@ -254,8 +255,10 @@ async def _until_done(
             cut.now()
             raise
         except _Unreachable as error:
+            # From the first failure on: what waits behind other blobs is not impatient.
+            failing_since_s = failing_since_s or loop.time()
             failures += 1
-            if patience_s is not None and loop.time() - began_s > patience_s:
+            if patience_s is not None and loop.time() - failing_since_s > patience_s:
                 raise TransportError(
                     f"The coordinator's blobs could not be reached for {patience_s:.0f} s: {error}."
                 ) from None
@@ -278,7 +281,14 @@ def _exchange(
     if connection.sock is None:
         _connect(connection)
     try:
-        connection.request(method, path, body, headers)
+        if body is None:
+            connection.request(method, path, headers=headers)
+        else:
+            # In pieces, since the time limit is that of each: a slow line is not a dead one.
+            view = memoryview(body)
+            pieces = (view[at : at + _SENT_BYTES] for at in range(0, len(view), _SENT_BYTES))
+            length = {"Content-Length": str(len(body))}
+            connection.request(method, path, pieces, headers | length)
     except (BrokenPipeError, ConnectionResetError):
         if body is None:
             raise
