@@ -23,12 +23,14 @@ def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coordinato
 
 
 @pytest.mark.parametrize("path", FOUND, ids=lambda path: path.stem)
-def test_every_cell_is_as_it_would_be_here(coordinator: Coordinator, path: Path) -> None:
+def test_every_cell_is_as_it_would_be_here(
+    coordinator: Coordinator, path: Path, tmp_path: Path
+) -> None:
     # A user for each notebook: the grant of a new account pays for all of its cells.
     user = path.stem.partition("_")[2]
     with (
-        Kernel(coordinator.http_url, user) as here,
-        Kernel(coordinator.http_url, user) as there,
+        Kernel(coordinator.http_url, user, cwd=tmp_path) as here,
+        Kernel(coordinator.http_url, user, cwd=tmp_path) as there,
     ):
         compared = list(compare(path, here, there))
     assert compared

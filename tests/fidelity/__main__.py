@@ -56,8 +56,8 @@ def main(argv: Sequence[str]) -> int:
         coordinator, _ = stack.enter_context(grid(home, sandbox=options.sandbox, lender=lender))
         for path in paths:
             with (
-                Kernel(coordinator.http_url, USER) as here,
-                Kernel(coordinator.http_url, USER) as there,
+                Kernel(coordinator.http_url, USER, cwd=home) as here,
+                Kernel(coordinator.http_url, USER, cwd=home) as there,
             ):
                 compared = list(compare(path, here, there))
             print(report(path, compared), flush=True)

@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 from jupyter_client.manager import KernelManager
@@ -44,7 +45,7 @@ class CellRun:
 class Kernel:
     """One kernel with ``gridx_jupyter`` loaded and connected to ``url`` as ``user``."""
 
-    def __init__(self, url: str, user: str, **env: str):
+    def __init__(self, url: str, user: str, *, cwd: Path | None = None, **env: str):
         import os
 
         # What the notebook keeps on this machine stays out of the home of whoever runs the tests.
@@ -53,6 +54,7 @@ class Kernel:
         self.manager = KernelManager(kernel_name="python3")
         self.manager.start_kernel(
             env={**os.environ, **ours, **env},
+            cwd=cwd,
             stdout=subprocess.DEVNULL,  # it repeats there what its cells print
         )
         self.client = self.manager.client()
