@@ -143,3 +143,36 @@ def test_threads_and_processes_that_write_at_once_lose_nothing() -> None:
     )
     text = run(code).stdout
     assert {letter: text.count(letter) for letter in "abc"} == dict.fromkeys("abc", 16_000)
+
+
+def test_a_cell_finds_the_surroundings_of_a_notebook() -> None:
+    code = (
+        "import os, sys\nprint(sys.argv, '__file__' in globals(), __name__, os.getcwd())\n"
+        "print(sys.modules['__main__'].__dict__ is globals(), sys.path[0] == '')\n"
+        "print([os.environ[n] for n in ('TERM', 'COLUMNS', 'PYTHONUNBUFFERED', 'OMP_NUM_THREADS')])\n"
+        "print(repr(sys.stdin.read()), sys.stdout.isatty(), sys.stdout.encoding)"
+    )
+    assert run(code).stdout.splitlines() == [
+        "[''] False __main__ /work",
+        "True True",
+        "['dumb', '120', '1', '1']",
+        "'' False utf-8",
+    ]
+
+
+def test_programs_write_to_the_streams_of_the_cell_by_name() -> None:
+    code = (
+        "import subprocess, sys\nprint('one', flush=True)\n"
+        "subprocess.run(['sh', '-c', 'echo two; echo three >&2'], stdout=sys.stdout,"
+        " stderr=sys.stderr)\nprint('four')\n"
+        "subprocess.run(['echo', 'five'], stderr=subprocess.STDOUT);"
+    )
+    outcome = run(code)
+    assert outcome.text() == "one\ntwo\nthree\nfour\nfive\n"
+    assert outcome.stderr == "three\n"
+
+
+def test_what_cannot_be_encoded_is_shown_escaped() -> None:
+    code = "import sys\nprint('\\ud800')\nsys.stdout.buffer.write(b'\\xff\\n')\nsys.stderr.write('\\udcff');"
+    outcome = run(code)
+    assert (outcome.stdout, outcome.stderr) == ("\\ud800\n\ufffd\n", "\\udcff")
