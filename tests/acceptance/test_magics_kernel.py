@@ -21,6 +21,7 @@ from gridx.remote_error import exception_to_data
 from gridx.schemas import Reason
 from tests.support.grid_thread import GridThread, Script, grid_thread
 from tests.support.kernels import Kernel
+from tests.support.programs import wait_for
 from tests.support.scripted_coordinator import ScriptedCoordinator, ScriptedJob
 
 RESTORE = "gridx.ship.restore"
@@ -280,6 +281,37 @@ def test_interrupt_cancels_the_job_says_its_cost_and_ends_the_cell(
     assert "cancelled" in footer
     assert "cost 0.25" in footer
     assert [m for m in grid.grid.received if isinstance(m, Cancel)]
+
+
+def test_an_interrupt_while_variables_are_sent_leaves_nothing_running(
+    grid: GridThread, kernel: Kernel
+) -> None:
+    kernel.run("import numpy as np\nbig = np.ones(1 << 18)")
+    msg_id = kernel.start("%%gridx\nn = len(big)")
+    wait_for(lambda: grid.grid.blobs_asked)
+    kernel.manager.interrupt_kernel()
+    ran = kernel.finish(msg_id)
+    assert ran.error is not None
+    assert ran.error["traceback"] == ["KeyboardInterrupt"]
+    assert not [m for m in grid.grid.received if isinstance(m, Submit)]
+
+
+def test_an_interrupt_while_variables_are_looked_at_sends_nothing(
+    grid: GridThread, kernel: Kernel
+) -> None:
+    kernel.run(
+        "import time\nclass Slow:\n    def __reduce__(self):\n        print('looked at', flush=True)\n"
+        "        time.sleep(60)\nslow = Slow()"
+    )
+    msg_id = kernel.start("%%gridx\nn = slow")
+    for _, kind, _content in kernel.messages(msg_id, 30):
+        if kind == "stream":
+            kernel.manager.interrupt_kernel()
+            break
+    ran = kernel.finish(msg_id)
+    assert ran.error is not None
+    assert ran.error["ename"] == "KeyboardInterrupt"
+    assert not [m for m in grid.grid.received if isinstance(m, Submit)]
 
 
 def test_a_second_interrupt_leaves_at_once_and_names_the_job(

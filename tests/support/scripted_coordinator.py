@@ -25,6 +25,7 @@ from gridx.events import Event, encode_event, split_events
 from gridx.protocol import (
     CLIENT_MSGPACK,
     MAX_FRAME_BYTES,
+    PROTOCOL,
     Cancel,
     ClientHello,
     ClientWelcome,
@@ -105,6 +106,8 @@ class ScriptedCoordinator:
         self.cut_after: Callable[[Message], bool] = lambda message: False
         self.overlap_bytes = 0  # pieces after Watch begin so much too early, at an event
         self.cancel_ends_job = True
+        self.protocol = PROTOCOL
+        self.blobs_asked = 0  # how often a client has begun to send what is large
         self.on_submit: Callable[[ScriptedJob], Awaitable[None]] | None = None
         self._server: HTTPServer | None = None
         self._app = web.Application(
@@ -115,6 +118,7 @@ class ScriptedCoordinator:
                 (r"/credits/(.*)", CannedAccount),
                 (r"/status", Canned, {"body": STATUS}),
                 (r"/jobs", JobsHandler, {"grid": self}),
+                (r"/blobs/missing", NeverAnswering, {"grid": self}),
             ],
             websocket_max_message_size=MAX_FRAME_BYTES + 65536,
         )
@@ -201,7 +205,7 @@ class ScriptedCoordinator:
                 client.say(
                     ClientWelcome(
                         user=message.user,
-                        protocol=1,
+                        protocol=self.protocol,
                         balance_ucr=100_000_000,
                         held_ucr=0,
                         rates=Rates(),
@@ -347,6 +351,21 @@ class JobsHandler(web.RequestHandler):
         jobs = tuple(j.view for j in self.grid.jobs.values() if j.view.user_id == user)
         self.set_header("Content-Type", "application/json")
         self.finish(msgspec.json.encode(JobList(jobs=jobs)))
+
+
+class NeverAnswering(web.RequestHandler):
+    """Keeps who wants to send blobs waiting."""
+
+    def initialize(self, grid: ScriptedCoordinator) -> None:
+        self.grid = grid
+        self.left = asyncio.Event()
+
+    async def post(self) -> None:
+        self.grid.blobs_asked += 1
+        await self.left.wait()
+
+    def on_connection_close(self) -> None:
+        self.left.set()
 
 
 STATUS = GridStatus(
