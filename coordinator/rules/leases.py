@@ -62,6 +62,19 @@ def due_when_started(started_us: int, timeout_s: float, overrun_s: float) -> int
     return after(started_us, timeout_s + overrun_s)
 
 
+def due_while_moving(
+    lease: Lease, now_us: int, *, timeout_s: float, overrun_s: float, transfer_limit_s: float
+) -> int:
+    """Return by when an attempt must have gone on whose worker moves large data for it now.
+
+    A slow line is no reason to give a job up, but a worker cannot hold one for ever: all in all
+    it gets ``transfer_limit_s`` more.
+    """
+    since_us = lease.claimed_us if lease.started_us is None else lease.started_us
+    latest_us = after(since_us, timeout_s + overrun_s + transfer_limit_s)
+    return max(lease.due_us, min(after(now_us, overrun_s), latest_us))
+
+
 def find_end(lease: Lease, now_us: int) -> EndOfLease | None:
     """Return why ``lease`` is over, or None while it stands."""
     if lease.lease_us is not None and lease.lease_us <= now_us:

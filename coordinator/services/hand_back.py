@@ -68,6 +68,8 @@ def hand_back(
         elif has_started or _has_begun(tx, found, current):
             job_event = JobEvent.TRIES_EXHAUSTED
             reason = session_rules.reason_for_hand_back(message, found.job.session)
+        elif _was_interrupted(tx, found):
+            job_event, reason = JobEvent.STOPPED, job_rules.reason_for_cancel()
     stopped = job_event in (JobEvent.STOPPED, JobEvent.CLOSED)
     return end_attempt(
         tx,
@@ -91,6 +93,11 @@ def _has_begun(tx: Connection, found: Found, current: CurrentAttempt) -> bool:
         return True
     newest = calls.find_newest(tx, found.job.row_id)
     return newest is not None and (newest.n > 0 or newest.is_final)
+
+
+def _was_interrupted(tx: Connection, found: Found) -> bool:
+    newest = calls.find_newest(tx, found.job.row_id)
+    return newest is not None and newest.interrupt_us is not None
 
 
 def _given_up(attempts: int, message: str) -> Reason:

@@ -95,6 +95,15 @@ _limit = Prepared(
     )
     .values(due_us=bindparam("limit_us"))
 )
+_extend = Prepared(
+    attempts.update()
+    .where(
+        attempts.c.id == bindparam("row_id"),
+        IS_LIVE,
+        attempts.c.due_us < bindparam("limit_us"),
+    )
+    .values(due_us=bindparam("limit_us"))
+)
 _live = (
     sa.select(
         jobs.c.public_id,
@@ -242,6 +251,11 @@ def mark_all_disconnected(tx: Connection, until_us: int) -> None:
 def limit(tx: Connection, row_id: int, due_us: int) -> None:
     """Give a live attempt up at ``due_us``, unless an earlier time stands."""
     _limit.run(tx, {"row_id": row_id, "limit_us": due_us})
+
+
+def extend(tx: Connection, row_id: int, due_us: int) -> None:
+    """Give a live attempt up at ``due_us`` only, unless a later time stands."""
+    _extend.run(tx, {"row_id": row_id, "limit_us": due_us})
 
 
 def _live_record(row: Any) -> LiveAttempt:

@@ -149,6 +149,11 @@ _interrupt = Prepared(
     .where(calls.c.id == bindparam("row_id"), IS_CALL_LIVE, calls.c.interrupt_us.is_(None))
     .values(interrupt_us=bindparam("at_us"))
 )
+_extend = Prepared(
+    calls.update()
+    .where(calls.c.id == bindparam("row_id"), IS_CALL_LIVE, calls.c.due_us < bindparam("limit_us"))
+    .values(due_us=bindparam("limit_us"))
+)
 _drop_result = Prepared(
     calls.update()
     .where(calls.c.job_id == bindparam("job"), calls.c.n == bindparam("ref_n"))
@@ -325,6 +330,11 @@ def end(
 def mark_interrupted(tx: Connection, call: CallRecord, now_us: int) -> bool:
     """Note the wish to interrupt a call; False when it is known, or the call has ended."""
     return _interrupt.run(tx, {"row_id": call.row_id, "at_us": now_us}) == 1
+
+
+def extend(tx: Connection, call: CallRecord, due_us: int) -> None:
+    """Give the attempt of an open call up at ``due_us`` only, unless a later time stands."""
+    _extend.run(tx, {"row_id": call.row_id, "limit_us": due_us})
 
 
 def drop_result(tx: Connection, job_row_id: int, n: int) -> None:

@@ -63,6 +63,7 @@ async def put_blob(context: Context, call: Call) -> Reply:
     is_known = False
     if call.caller.worker_id is not None:
         owner_id = await _owner_for_worker(context, call.caller.worker_id, query)
+        context.dispatcher.note_transfer(query.job_id, call.caller.worker_id)
     else:
         owner_id, is_known = await _owner_for_user(context, call.caller, query, ref)
     context.counters.blob_bytes_in += sum(map(len, call.pieces))
@@ -92,6 +93,8 @@ async def read_blob(context: Context, call: Call) -> Reply:
         worker_id=caller.worker_id,
         attempt=query.attempt,
     )
+    if caller.worker_id is not None:
+        context.dispatcher.note_transfer(job_id, caller.worker_id)
     stored = await context.blobs.get(owner_id, digest)
     if stored is None:
         raise NotFound(

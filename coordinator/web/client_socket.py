@@ -14,6 +14,7 @@ from gridx.ids import parse_job_id, parse_user_name
 from gridx.protocol import (
     CLIENT_JSON,
     CLIENT_MSGPACK,
+    CallChanged,
     Cancel,
     ClientHello,
     ClientWelcome,
@@ -57,6 +58,7 @@ class ClientSocket(WebSocketHandler):
     def initialize(self, context: Context) -> None:
         self._context = context
         self._caller: Caller | None = None
+        self._protocol = 0
         self._watchers: dict[str, Watcher] = {}
         self._in_flight = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._is_refused = False
@@ -112,7 +114,9 @@ class ClientSocket(WebSocketHandler):
     # --- a sink of watchers ------------------------------------------------------------------
 
     def send(self, message: ToClient) -> None:
-        """Send at once."""
+        """Send at once. A client of the release before knows no calls."""
+        if isinstance(message, CallChanged) and self._protocol < 2:
+            return
         self._writer.write(self._outgoing.encode(message))
 
     @property
@@ -144,7 +148,7 @@ class ClientSocket(WebSocketHandler):
             scopes = frozenset({Scope.PUBLIC} | {Scope(scope) for scope in identity.scopes})
             caller = Caller(user=identity.user, scopes=scopes)
         balance = await context.store.read(views.get_balance, user)
-        self._caller = caller
+        self._caller, self._protocol = caller, chosen
         self.send(
             ClientWelcome(
                 user=user,

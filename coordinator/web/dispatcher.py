@@ -38,6 +38,7 @@ from ..services import (
     recover,
     start,
     submit,
+    transfer,
     views,
 )
 from ..services.cancel import Cancelled
@@ -51,6 +52,7 @@ from .output import AttemptOutput
 
 MAX_TOLD = 200  # waiting jobs whose reason is looked at each second
 AVOID_S = 5.0  # a worker that handed a job back is kept off it for so long
+MOVED_EVERY_S = 5.0  # less than the shortest limit, so that a slow line keeps its job
 _RETRY_S = 1.0
 
 _log = logging.getLogger(__name__)
@@ -75,6 +77,7 @@ class Dispatcher:
         self._avoided_until_s: dict[str, float] = {}
         self._finishing: set[tuple[str, int]] = set()
         self._said_waiting: dict[str, str] = {}
+        self._moved_s: dict[str, float] = {}  # when blobs of a running job were moved last
 
     # --- jobs come in ------------------------------------------------------------------------
 
@@ -370,6 +373,17 @@ class Dispatcher:
         self._forget(link.worker.worker_id, job_id, attempt)
         self._after_end(done, {link.worker.worker_id})
 
+    def note_transfer(self, job_id: str | None, worker_id: str) -> None:
+        """Note that a worker moves the blobs of a job: not each time, a write is not free."""
+        now_s = monotonic_s()
+        if job_id is None or now_s - self._moved_s.get(job_id, -MOVED_EVERY_S) < MOVED_EVERY_S:
+            return
+        self._moved_s[job_id] = now_s
+        context = self._context
+        context.spawn(
+            context.store.run(transfer.note_transfer, context.settings, job_id, worker_id)
+        )
+
     def note_ended(self, ended: Ended, *, is_worker_to_blame: bool = False) -> None:
         """Act on an attempt that the coordinator itself gave up.
 
@@ -410,6 +424,7 @@ class Dispatcher:
         """Close everything that was kept for a live attempt, and use its room."""
         context = self._context
         context.outputs.close(job_id, attempt)
+        self._moved_s.pop(job_id, None)
         link = context.connections.find(worker_id)
         if link is not None and link.attempts.get(job_id) == attempt:
             del link.attempts[job_id]

@@ -9,6 +9,7 @@ import pytest
 
 from coordinator.services import session_views, views
 from coordinator.services.cancel import cancel
+from coordinator.services.claim import claim
 from coordinator.services.connect import adopt, disconnect
 from coordinator.services.end_session import end_due, end_session, has_ending
 from coordinator.services.expire import expire, find_due
@@ -20,6 +21,7 @@ from coordinator.services.outcome import Outcome
 from coordinator.services.start import CallStarted, Started, mark_calls_started, mark_started
 from coordinator.services.submit import submit
 from coordinator.services.submit_call import CallSubmitted, submit_call
+from coordinator.services.transfer import note_transfer
 from coordinator.store.records import CallRecord, JobRecord, WorkerRecord
 from gridx.errors import Conflict, InvalidRequest, NotFound, SessionEnded, StaleLease, WorkerLost
 from gridx.protocol import AttemptRef, CallFinished
@@ -451,6 +453,57 @@ def test_a_session_that_is_handed_back_before_it_began_waits_for_another_worker(
     assert (ended.outcome, ended.job.state) == (Outcome.REQUEUED, JobState.QUEUED)
     assert newest(db, job).state is CallState.QUEUED
     db.run(cancel, db.settings, job.job_id, "ada")
+
+
+def test_a_session_that_was_interrupted_before_it_began_does_not_wait_for_another_worker(
+    db: Database, worker: WorkerRecord
+) -> None:
+    made = order(
+        "ada", timeout_s=OPEN_S, cell=CellSpec(python="3.11"), session=SESSION, call_timeout_s=30
+    )
+    job = db.run(submit, db.settings, made, 0.0, worker).job
+    db.run(interrupt, db.settings, job.job_id, 0, "ada")
+    ended = db.run(hand_back, db.settings, job.job_id, 1, worker, "full")
+    assert ended.call is not None
+    assert (ended.job.state, ended.call.state) == (JobState.CANCELLED, CallState.CANCELLED)
+
+
+def test_a_call_and_a_job_wait_for_a_worker_that_moves_their_data_but_not_for_ever(
+    db: Database, worker: WorkerRecord
+) -> None:
+    job = opened(db, worker)
+    end_call(db, job, worker)
+    next_call(db, job, 1)
+    plain = db.run(submit, db.settings, order("ada"), 0.0, worker).job
+    other = db.add_worker("mia")
+
+    def both_go_on_after(seconds: float) -> bool:
+        db.pass_time(seconds)
+        return not (db.run(has_ending) or db.run(find_due))
+
+    for _ in range(30):  # each piece takes longer than a start may
+        for moved in (job, plain):
+            db.run(note_transfer, db.settings, moved.job_id, worker.worker_id)
+        assert both_go_on_after(db.settings.overrun_s - 1)
+    for moved in (job, plain):
+        db.run(note_transfer, db.settings, moved.job_id, other.worker_id)
+    assert not both_go_on_after(2), "another worker's transfer does not count"
+    db.run(expire, db.settings)
+    (ending,) = db.run(end_due, db.settings)
+    assert ending.ended is not None
+    assert job_of(db, plain).state is JobState.QUEUED
+
+    late = db.run(claim, db.settings, plain.job_id, worker)
+    assert late is not None
+    at_most_s = db.settings.transfer_limit_s + db.settings.overrun_s + 60
+    db.pass_time(100)
+    db.run(note_transfer, db.settings, plain.job_id, worker.worker_id)
+    db.pass_time(at_most_s - 100)
+    assert db.run(find_due)
+    db.run(note_transfer, db.settings, plain.job_id, worker.worker_id)
+    assert db.run(find_due), "it has had all the time that there is"
+    db.run(cancel, db.settings, plain.job_id, "ada")
+    db.run(expire, db.settings)
 
 
 def test_a_cancelled_session_is_stopped_and_paid_for_the_time_it_was_open(

@@ -18,6 +18,7 @@ from gridx.protocol import (
     CallChanged,
     CallSettled,
     Cancel,
+    ClientHello,
     EndAttempt,
     EndSession,
     HandBack,
@@ -310,6 +311,38 @@ async def test_a_session_at_its_limit_is_closed_with_its_call(coordinator: Servi
         final = await client.final(id_of(sent))
         assert final.job.status == "completed"
         assert (await ended_call(client, 0, "failed")).reason.code == "timeout"  # type: ignore[union-attr]
+
+
+async def test_a_worker_of_the_release_before_gets_no_session(coordinator: Serving) -> None:
+    old = WorkerByHand(coordinator.ws_url)
+    await old.connect(protocol_max=1)
+    async with ScriptedClient(coordinator.http_url) as client:
+        sent = opening()
+        client.send(sent)
+        waiting = await client.expect(JobChanged)
+        assert waiting.job.waiting == (
+            "1 worker online: 1 is of an older release, without large data and sessions"
+        )
+        client.send(EndSession(job_id=id_of(sent)))
+        assert (await client.final(id_of(sent))).job.status == "cancelled"
+    await old.leave()
+
+
+async def test_a_client_of_the_release_before_hears_of_no_calls(coordinator: Serving) -> None:
+    worker = WorkerWithSessions(coordinator.ws_url)
+    async with workers(worker), ScriptedClient(coordinator.http_url) as client:
+        sent = opening()
+        client.send(sent)
+        await ended_call(client, 0)
+        old = ScriptedClient(coordinator.http_url)
+        await old.open()
+        old.send(ClientHello(user="alice", protocol_min=1, protocol_max=1))
+        old.send(Watch(job_id=id_of(sent)))
+        await old.expect(Output)
+        client.send(EndSession(job_id=id_of(sent)))
+        await old.final(id_of(sent))
+        assert not [m for m in old.received if isinstance(m, CallChanged)]
+        await old.close()
 
 
 async def test_a_session_keeps_its_worker_s_slot_and_gives_it_back(coordinator: Serving) -> None:

@@ -11,6 +11,7 @@ from coordinator.rules.leases import (
     after,
     due_when_granted,
     due_when_started,
+    due_while_moving,
     find_end,
     paid_until,
     reason_for_loss,
@@ -81,3 +82,13 @@ def test_another_attempt_of_the_same_job_is_another_lease() -> None:
     decided = adopt(named=[("job_a", 1)], live=[("job_a", 2)])
     assert (decided.adopted, decided.stop) == ((), (("job_a", 1),))
     assert decided.lost == (("job_a", 2),)
+
+
+def test_a_worker_that_moves_data_gets_time_but_not_for_ever() -> None:
+    limits = {"timeout_s": 10.0, "overrun_s": 20.0, "transfer_limit_s": 100.0}
+    lease = Lease(claimed_us=0, due_us=5_000_000)
+    assert due_while_moving(lease, 4_000_000, **limits) == 24_000_000
+    assert due_while_moving(lease, 120_000_000, **limits) == 130_000_000
+    assert due_while_moving(lease, 900_000_000, **limits) == 130_000_000
+    started = Lease(claimed_us=0, started_us=50_000_000, due_us=500_000_000)
+    assert due_while_moving(started, 60_000_000, **limits) == 500_000_000
