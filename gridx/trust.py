@@ -7,6 +7,7 @@ ever unpickled.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import tomllib
@@ -40,6 +41,16 @@ def pinned_workers(environ: Mapping[str, str] = os.environ) -> tuple[PinnedWorke
         SettingsError: the file is not TOML, or an entry of ``[trust]`` is no worker.
     """
     path = config_file(environ)
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return _read(path, found.st_mtime_ns, found.st_ino)
+
+
+@functools.lru_cache(maxsize=4)
+def _read(path: Path, _changed_ns: int, _inode: int) -> tuple[PinnedWorker, ...]:
+    """Return what stands in the file, read once: each display of each cell asks for it."""
     entries = read_tables(path)["trust"].get("workers", [])
     try:
         pins = msgspec.convert(entries, tuple[PinnedWorker, ...])

@@ -61,6 +61,7 @@ class Foreground:
             self._interrupted()
             raise
         except TransportError:
+            self._leave_behind()
             self._line.finish(f"lost the coordinator; see later: `%gridx attach {self._job.id}`")
             raise
         self._finish(finished)
@@ -86,7 +87,12 @@ class Foreground:
                 self._line.show(self._progress.text())
             if isinstance(update, EventArrived):
                 if not isinstance(update.event, Stream):
-                    prepare_display(self._publisher, self._order, self._progress.view)
+                    prepare_display(
+                        self._publisher,
+                        self._order,
+                        self._progress.view,
+                        update.position.attempt,
+                    )
                 self._publisher.publish(update.event)
                 self._notebook.journal.note_position(self._job.id, update.position)
             elif isinstance(update, Restarted):
@@ -119,6 +125,7 @@ class Foreground:
             else:
                 self._cancel()
         except KeyboardInterrupt:
+            self._leave_behind()
             self._line.finish(
                 f"left at once; it may still run: `%gridx cancel {job_id}`, "
                 f"or `%gridx attach {job_id}`"
@@ -132,6 +139,11 @@ class Foreground:
             self._line.finish(f"asked to stop, not confirmed yet: `%gridx cancel {self._job.id}`")
             return
         self._finish(finished)
+
+    def _leave_behind(self) -> None:
+        """Remember the cell for `%gridx attach`: what the user binds from here on stays."""
+        order = self._order.at(self._notebook.shell.user_ns)
+        self._notebook.left_behind[self._job.id] = order
 
     def _wants_detach(self) -> bool:
         what = self._order.options.on_interrupt

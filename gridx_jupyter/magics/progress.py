@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import msgspec
+
 from gridx.schemas import JobView
 from gridx.updates import Finished, LinkChanged, Restarted, StateChanged, Update
 
@@ -12,6 +14,7 @@ from .order import Order
 from .publish import Publisher
 from .render import StatusLine, progress_text, worker_of
 from .screen import Screen
+from .trusted import show_for
 
 
 class Progress:
@@ -52,13 +55,16 @@ def status_line(screen: Screen, options: CellOptions) -> StatusLine:
     return StatusLine(screen, quiet=options.quiet, progress=options.progress)
 
 
-def prepare_display(publisher: Publisher, order: Order, view: JobView) -> None:
-    """Tell ``publisher`` whose rich output comes, and how it may be shown."""
-    worker = worker_of(view)
-    if publisher.worker != worker or not worker:
-        publisher.worker = worker
-        if order.options.show is None and not view.worker_key:
-            return  # nothing to look up
-        from .trusted import show_for
+def prepare_display(
+    publisher: Publisher, order: Order, view: JobView, attempt: int | None = None
+) -> None:
+    """Tell ``publisher`` whose rich output comes, and how it may be shown.
 
-        publisher.show = show_for(order.options.show, view)
+    Args:
+        attempt: that of the output, where ``view`` may be of an earlier one: who runs it now is
+            not known then, and nobody is trusted.
+    """
+    if attempt is not None and attempt != view.attempt:
+        view = msgspec.structs.replace(view, worker_id=None, worker_name=None, worker_key="")
+    publisher.worker = worker_of(view)
+    publisher.show = show_for(order.options.show, view)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,12 @@ from gridx.resources import GIB, Capability
 from gridx.schemas import WorkerView
 from gridx.settings import config_file
 from gridx.trust import pinned_workers
+from gridx_jupyter.magics.progress import prepare_display
+from gridx_jupyter.magics.publish import Publisher
+from gridx_jupyter.magics.render import StatusLine
 from gridx_jupyter.magics.trusted import show_for, trust, trusted_text, untrust
 
+from .test_publish import RecordingScreen
 from .test_render import view
 
 KEYS = [encode_key(bytes([number]) * 32) for number in range(3)]
@@ -85,3 +90,17 @@ def test_a_settings_file_that_cannot_be_read_pins_nothing() -> None:
     config_file().parent.mkdir(parents=True, exist_ok=True)
     config_file().write_text("[[trust")
     assert show_for(None, view(worker_key=KEYS[0])) == "clean"
+
+
+def test_who_runs_another_attempt_is_not_known_before_it_is_said() -> None:
+    grid: Any = Grid(worker("anna", KEYS[0]))
+    trust(grid, "anna")
+    screen = RecordingScreen()
+    publisher = Publisher(screen, StatusLine(screen, quiet=True), "job_1")  # type: ignore[arg-type]
+    order: Any = SimpleNamespace(options=SimpleNamespace(show=None))
+    trusted = view(worker_key=KEYS[0], worker_name="anna", attempt=1)
+    for attempt, shown in ((1, "interactive"), (2, "clean"), (None, "interactive")):
+        prepare_display(publisher, order, trusted, attempt)
+        assert publisher.show == shown
+    prepare_display(publisher, order, view(worker_name="anna", attempt=2), 2)
+    assert publisher.show == "clean"
