@@ -153,7 +153,7 @@ def test_a_result_of_more_than_2_gib_stays_there_and_the_largest_are_named(
     ran = run(client, code, namespace)
     assert ran.finished.view.status == "completed"
     assert ran.stdout == "done\n"
-    assert "takes 2.0 GiB; 2 GiB may come" in ran.stderr, ran.stderr
+    assert "takes 2.0 GiB, more than the 2 GiB that may come" in ran.stderr, ran.stderr
     assert "The largest: huge (2.0 GiB). " in ran.stderr
     assert "--out" in ran.stderr
     assert "huge" not in namespace and "small" not in namespace

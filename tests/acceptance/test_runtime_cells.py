@@ -276,7 +276,7 @@ def test_variables_above_the_limit_stay_and_the_user_is_told() -> None:
     outcome = run_captured("a = 'x' * 100_000", namespace, max_result_bytes=10_000)
     assert outcome.exited.cause is Cause.COMPLETED
     assert "a" not in namespace
-    assert "97.7 KiB; 9.8 KiB may come" in outcome.stderr
+    assert "97.7 KiB, more than the 9.8 KiB that may come" in outcome.stderr
     assert "The largest: a (97.7 KiB)" in outcome.stderr
     assert "--out" in outcome.stderr
 

@@ -478,8 +478,8 @@ class _Child:
 
         named = ", ".join(f"{name} ({format_bytes(size)})" for name, size in largest(parts))
         self._say_in_stderr(
-            f"What this cell would bring home takes {format_bytes(size_bytes)}; "
-            f"{format_bytes(limit_bytes)} may come. Nothing was sent"
+            f"What this cell would bring home takes {format_bytes(size_bytes)}, more than the "
+            f"{format_bytes(limit_bytes)} that may come. Nothing was sent"
             f"{'. The largest: ' + named if named else ''}. "
             "Name the variables that you need with --out, or make them smaller in the cell.\n"
         )
