@@ -14,6 +14,7 @@ from . import (
     code_values,
     column_values,
     estimators,
+    library_records,
     numpy_values,
     other_values,
     pandas_values,
@@ -402,5 +403,6 @@ _TABLE: Final[dict[int, Rule]] = {
     **random_values.DECODERS,
     **plain_values.DECODERS,
     **estimators.DECODERS,
+    **library_records.DECODERS,
 }
 _RULES: Final[tuple[Rule, ...]] = tuple(_TABLE.get(tag, _misplaced) for tag in range(tags.COUNT))

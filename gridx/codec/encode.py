@@ -20,6 +20,7 @@ from . import (
     code_values,
     column_values,
     estimators,
+    library_records,
     numpy_values,
     other_values,
     pandas_values,
@@ -122,7 +123,7 @@ class Encoder:
 
     def open_node(self, value: Any, most_bytes: int) -> Any:
         """Return the node of ``value``; None where it would be closed or above ``most_bytes``."""
-        marked, blobs = len(self._marked), len(self.blobs)
+        marked, blobs, closes = len(self._marked), len(self.blobs), self._closes
         self._closes = False
         try:
             node = self.node(value)
@@ -132,7 +133,7 @@ class Encoder:
         except Unsupported:
             size_bytes = most_bytes + 1
         finally:
-            self._closes = True
+            self._closes = closes
         if size_bytes > most_bytes:
             self.forget(marked, blobs)
             return None
@@ -231,6 +232,8 @@ class Encoder:
 
     def _foreign(self, value: Any, cls: type, depth: int) -> Any:
         root = (cls.__module__ or "").partition(".")[0]
+        if library_records.is_record(value, root):
+            return library_records.encode_record(self, value, depth)
         rule: Rule = _BY_LIBRARY.get(root, user_values.encode_user_value)
         return rule(self, value, depth)
 

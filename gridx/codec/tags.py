@@ -99,7 +99,9 @@ TYPED_ARRAY: Final = 75
 ESTIMATOR: Final = 76
 NUMPY_DTYPE: Final = 77
 PANDAS_DTYPE: Final = 78
-COUNT: Final = 79
+RECORD: Final = 79
+NAMED_RECORD: Final = 80
+COUNT: Final = 81
 
 NAMESPACE: Final = "globals()"
 """What an INPUT names that is no variable: the namespace itself."""

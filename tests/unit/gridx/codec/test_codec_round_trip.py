@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gridx.codec import Opaque, decode, encode, user_classes
+from gridx.codec import CodecError, Opaque, decode, encode, tags, user_classes
+from gridx.codec.framing import join
 
 from .sample_values import NAMESPACE, VALUES, Colour, Plain, Point, same
 
@@ -190,6 +191,72 @@ def test_captured_output_comes_home_as_its_text() -> None:
     back = _back(CapturedIO(io.StringIO("out"), io.StringIO("err"), [{"data": {}}]))
     assert type(back) is CapturedIO
     assert (back.stdout, back.stderr, back.outputs) == ("out", "err", [])
+
+
+def test_records_of_libraries_come_home_as_such() -> None:
+    import urllib.parse
+
+    from scipy import integrate, optimize, stats
+    from sklearn.datasets import load_iris
+
+    iris = load_iris()
+    back = _back([iris, iris])
+    assert type(back[0]) is type(iris)
+    assert back[0] is back[1]
+    assert np.array_equal(back[0].data, iris.data)
+    assert back[0].DESCR == iris.DESCR
+    found = optimize.minimize(lambda x: (x[0] - 2) ** 2, [0.0])
+    again = _back(found)
+    assert (type(again), again.success, again.x[0]) == (type(found), True, found.x[0])
+    test = stats.ttest_ind([1.0, 2, 3], [2.0, 3, 5])
+    again = _back(test)
+    assert (type(again), again.pvalue, again.df) == (type(test), test.pvalue, test.df)
+    assert float(again.confidence_interval().low) == float(test.confidence_interval().low)
+    line = stats.linregress([1.0, 2, 3], [2.0, 3.9, 6])
+    again = _back(line)
+    assert (again.slope, again.intercept_stderr) == (line.slope, line.intercept_stderr)
+    ode = integrate.solve_ivp(lambda t, y: -y, (0, 1), [1.0])
+    again = _back(ode)
+    assert np.array_equal(again.y, ode.y)
+    url = urllib.parse.urlparse("https://a.b/c?d=e")
+    assert _back(url).geturl() == url.geturl()
+
+
+def test_a_record_of_a_library_that_is_not_loaded_comes_as_plain_data(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from scipy import stats
+    from sklearn.utils import Bunch
+
+    data = encode([Bunch(a=1), stats.norm.fit([1.0, 2]), stats.skewtest(list(range(20)))])
+    monkeypatch.delitem(sys.modules, "sklearn.utils")
+    monkeypatch.delitem(sys.modules, "scipy.stats._stats_py")
+    back = decode(data)
+    assert back[0] == {"a": 1}
+    assert type(back[0]) is dict
+    assert type(back[2]) is tuple
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        [tags.RECORD, "Popen", [], []],
+        [tags.RECORD, "Bunch", ["a"], []],
+        [tags.RECORD, "Bunch", [1], [1]],
+        [tags.NAMED_RECORD, "os", "stat_result", [], [], []],
+        [tags.NAMED_RECORD, "__main__", "Named", [1, 2], [], []],
+    ],
+)
+def test_a_forged_record_is_refused(node: Any) -> None:
+    with pytest.raises(CodecError):
+        decode(join(tags.VALUE_MAGIC, node, []))
+
+
+def test_a_record_is_no_way_to_another_class() -> None:
+    for module, name in (("numpy", "ndarray"), ("scipy", "test"), ("pandas", "DataFrame")):
+        made = decode(join(tags.VALUE_MAGIC, [tags.NAMED_RECORD, module, name, [1], [], []], []))
+        assert made == (1,)
+        assert type(made) is tuple
 
 
 def _moved(iterator: Any, steps: int) -> Any:
