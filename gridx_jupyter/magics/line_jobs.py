@@ -94,6 +94,9 @@ def show_attach(notebook: Notebook, rest: str) -> None:
     else:
         job = client.attach(given.job)
     order = _order(notebook, entry, given.job, replace=given.replace, store_as=given.store_as)
+    left = notebook.left_behind.pop(given.job, None)
+    if left is not None and not given.replace:
+        order = dataclasses.replace(order, at_submit=left.at_submit)
     if entry is None:
         print(f"{given.job}: {_NOTHING_KNOWN}", file=sys.stderr)
     foreground = Foreground(order, job, notebook)

@@ -34,6 +34,7 @@ class Notebook:
         self.defaults = Defaults(self.config)
         self.backgrounds: list[Background] = []
         self.latest: Order | None = None  # what was captured last, for `%gridx why`
+        self.left_behind: dict[str, Order] = {}  # by job, of cells whose end was not awaited
         self.latest_job: str | None = None
         self.notify_after_s: float | None = None  # how long a cell takes that says when it ends
         self.sent_digests: set[str] = set()  # of blobs that the coordinator has by now

@@ -77,5 +77,9 @@ class Order:
         return dataclasses.replace(self, at_submit=None)
 
     def at(self, namespace: dict[str, Any]) -> Order:
-        """Return the order of a cell that the notebook does not wait for any more."""
-        return dataclasses.replace(self, at_submit=dict(namespace))
+        """Return the order of a cell that the notebook does not wait for any more.
+
+        What its names stand for now is kept: what the user binds again from here on stays.
+        """
+        then = {name: namespace[name] for name in self.expected if name in namespace}
+        return dataclasses.replace(self, at_submit=then)

@@ -69,8 +69,9 @@ def prepare(
         fetch=options.fetch,
         prelude=notebook.prelude.text if notebook.has_prelude else "",
     )
-    at_submit = dict(notebook.shell.user_ns) if options.background else None
-    order = Order(line, body, options, visible, spec, captured, at_submit=at_submit)
+    order = Order(line, body, options, visible, spec, captured)
+    if options.background:
+        order = order.at(notebook.shell.user_ns)
     notebook.latest = order
     return order
 

@@ -326,7 +326,8 @@ def test_a_second_interrupt_leaves_at_once_and_names_the_job(
 
     grid.script = script
     grid.grid.cancel_ends_job = False
-    msg_id = kernel.start("%%gridx\nwhile True: pass")
+    kernel.run("x = y = 'old'")
+    msg_id = kernel.start("%%gridx\nwhile True: x = y = 'new'")
     last = ""
     for _, kind, content in kernel.messages(msg_id, 30):
         if kind == "stream":
@@ -336,7 +337,13 @@ def test_a_second_interrupt_leaves_at_once_and_names_the_job(
     assert reply_to(kernel, msg_id)["ename"] == "KeyboardInterrupt"
     assert "left at once" in last
     assert "%gridx cancel job_" in last
-    grid.call(lambda: grid.grid.finish(grid.grid.only_job(), "cancelled"))
+    # The job went on, and is picked up again: what was bound since stays.
+    kernel.run("y = 'mine'")
+    result = result_of("x = y = 'new'", ("x", "y"))
+    grid.call(lambda: grid.grid.finish(grid.grid.only_job(), result=result))
+    attached = kernel.run(f"%gridx attach {grid.grid.only_job().view.job_id}")
+    assert attached.stdout == "begun\n"
+    assert kernel.run("print(x, y)").stdout == "new mine\n"
 
 
 def test_a_new_attempt_clears_what_was_shown_and_the_footer_says_so(
