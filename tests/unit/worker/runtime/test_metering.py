@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import resource
 
 import pytest
 
-from worker.runtime.metering import Reading, field, used
+from worker.runtime.metering import Reading, field, process_cpu_s, process_peak_bytes, used
 
 RUSAGE = resource.struct_rusage((1.5, 0.5, 2048, *([0] * 13)))
 
@@ -48,3 +49,12 @@ def test_counters_are_read_from_both_versions_of_cgroups(
 def test_a_file_without_the_counter_is_no_source() -> None:
     with pytest.raises(ValueError, match="oom_kill"):
         field(b"oom_kill")(b"oom 1\n")
+
+
+def test_a_process_that_lives_tells_its_largest_memory_and_its_time() -> None:
+    assert process_peak_bytes(os.getpid()) > 1 << 20
+    assert process_cpu_s(os.getpid()) > 0
+
+
+def test_a_process_that_has_gone_has_no_memory_to_tell() -> None:
+    assert process_peak_bytes(1 << 30) == 0
