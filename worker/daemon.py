@@ -335,7 +335,7 @@ class Daemon:
         self._tell(StopTaking())
         capability = msgspec.structs.replace(self._machine.capability, slots=0)
         self._connection.send(CapabilityChanged(capability=capability))
-        await self._until(lambda: self._machine.live_count() == 0, self._settings.drain_s)
+        await self._until(lambda: self._machine.unfinished_count() == 0, self._settings.drain_s)
         self._tell(GiveUp())
         if self._connection.is_open:
             await self._until(lambda: self._machine.unsettled_count() == 0, REPORT_WAIT_S)

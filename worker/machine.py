@@ -365,6 +365,16 @@ class Machine:
         """Return how many attempts have, or are about to have, a sandbox."""
         return sum(attempt.phase in LIVE for attempt in self.attempts.values())
 
+    def unfinished_count(self) -> int:
+        """Return how many attempts have a sandbox, or a result that is still on its way."""
+        return sum(
+            attempt.phase in LIVE
+            or attempt.is_uploading
+            or any(report.is_uploading for report in attempt.call_reports)
+            for attempt in self.attempts.values()
+            if attempt.phase != Phase.HANDED_BACK
+        )
+
     def unsettled_count(self) -> int:
         """Return how many attempts the coordinator still has to answer for."""
         return len(self.running())

@@ -12,7 +12,7 @@ import pytest
 
 from gridx.codec.results import apply_result
 from gridx.errors import Forbidden
-from gridx.protocol import AttemptFinished, AttemptRef, StopAttempt
+from gridx.protocol import AttemptFinished, AttemptRef, CapabilityChanged, StopAttempt
 from gridx.schemas import CellSpec, FileSpec
 from gridx.states import Cause
 from tests.support.blob_server import BlobServer, blob_server
@@ -122,7 +122,8 @@ async def test_a_large_result_is_there_before_its_report(
 async def test_a_worker_that_ends_in_mid_upload_goes_on_after_its_restart(
     coordinator: WorkerCoordinator, server: BlobServer, tmp_path: Path, number: int
 ) -> None:
-    async with worker_program(coordinator.url, tmp_path, *PROCESS, user="lender") as first:
+    options = (*PROCESS, "--drain-s", "0.1")
+    async with worker_program(coordinator.url, tmp_path, *options, user="lender") as first:
         await first.wait_ready()
         ref = await uploading(coordinator, server)
         await coordinator.wait(lambda: files(tmp_path, "outbox/*/report"))
@@ -135,6 +136,18 @@ async def test_a_worker_that_ends_in_mid_upload_goes_on_after_its_restart(
         assert report.cause is Cause.COMPLETED
         assert len(home(server, report)) == 20_000_000
         await coordinator.wait(lambda: not files(tmp_path, "outbox/*"))
+
+
+async def test_a_worker_that_is_stopped_waits_for_its_uploads(
+    coordinator: WorkerCoordinator, worker: WorkerProgram, server: BlobServer, tmp_path: Path
+) -> None:
+    ref = await uploading(coordinator, server)
+    await coordinator.wait(lambda: files(tmp_path, "outbox/*/report"))
+    worker.signal(signal.SIGTERM)
+    await coordinator.wait(lambda: coordinator.of(CapabilityChanged))  # it has begun to stop
+    server.flow.set()
+    assert await worker.wait_exit() == 0
+    assert (await coordinator.wait_settled(ref)).cause is Cause.COMPLETED
 
 
 async def test_a_cancelled_job_does_not_upload_on(

@@ -621,6 +621,7 @@ def uploading() -> Machine:
     machine = running()
     assert machine.handle(Ended(ref=REF, stream_bytes=0, is_uploading=True)) == []
     assert machine.live_count() == 0  # its sandbox is gone, its slot is free
+    assert machine.unfinished_count() == 1
     return machine
 
 
@@ -629,6 +630,7 @@ def test_a_report_goes_when_the_blobs_of_its_result_have_gone() -> None:
     for event in (OutputDue(ref=REF), ack(0), resend(0), Ticked()):
         assert SendReport(ref=REF) not in machine.handle(event)
     assert machine.handle(Uploaded(ref=REF)) == [SendReport(ref=REF)]
+    assert machine.unfinished_count() == 0
 
 
 def test_a_cut_during_the_upload_loses_nothing() -> None:
