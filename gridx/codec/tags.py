@@ -101,7 +101,9 @@ NUMPY_DTYPE: Final = 77
 PANDAS_DTYPE: Final = 78
 RECORD: Final = 79
 NAMED_RECORD: Final = 80
-COUNT: Final = 81
+# An instance of a class of the user that is derived from a builtin value or container.
+DERIVED: Final = 81
+COUNT: Final = 82
 
 NAMESPACE: Final = "globals()"
 """What an INPUT names that is no variable: the namespace itself."""

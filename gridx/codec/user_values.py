@@ -11,6 +11,7 @@ import dataclasses
 import enum
 import functools
 import itertools
+import operator
 import sys
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -28,6 +29,9 @@ USER_MODULE: Final = "__main__"
 _BUILTIN_BASES: Final = (
     int, float, str, bytes, bytearray, list, dict, set, frozenset, tuple, BaseException, type,
 )  # fmt: skip
+_DERIVED: Final[dict[str, type]] = {
+    cls.__name__: cls for cls in (list, dict, set, frozenset, tuple, int, float, str)
+}
 _CODE: Final = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
 _SCALARS: Final = frozenset({int, float, str, bytes, bool, complex, type(None)})
 _MAX_NESTING: Final = 4
@@ -113,15 +117,17 @@ def encode_user_value(encoder: Encoder, value: Any, depth: int) -> list[Any]:
         raise Unsupported(cls.__qualname__)
     head = [cls.__module__, cls.__qualname__]
     if isinstance(value, enum.Enum):
-        # A combination of flags has no name of its own.
-        if value.name not in cls.__members__:
-            raise Unsupported("a combination of flags")
+        if value.name not in cls.__members__:  # a combination of flags has no name of its own
+            return [tags.ENUM, *head, _names_of_flags(value)]
         return [tags.ENUM, *head, value.name]
     if isinstance(value, tuple) and hasattr(cls, "_fields"):
         with encoder.busy(value):
             node = [tags.NAMED_TUPLE, *head, *[encoder.node(part, depth) for part in value]]
         encoder.mark(value)
         return node
+    base = _derived_from(cls)
+    if base is not None:
+        return _encode_derived(encoder, value, base, depth)
     if isinstance(value, _BUILTIN_BASES) or _pickles_itself(cls):
         raise Unsupported(cls.__qualname__)
     encoder.mark(value)
@@ -131,6 +137,50 @@ def encode_user_value(encoder: Encoder, value: Any, depth: int) -> list[Any]:
             raise Unsupported("an attribute name")
         node += [name, encoder.node(part, depth)]
     return node
+
+
+def _names_of_flags(value: Any) -> list[str]:
+    names = [str(member.name) for member in value] if isinstance(value, enum.Flag) else []
+    if not _are_plain_flags(type(value)) or sum(type(value)[n].value for n in names) != value.value:
+        raise Unsupported("a combination of flags")
+    return names
+
+
+def _are_plain_flags(cls: Any) -> bool:
+    return issubclass(cls, enum.Flag) and cls.__or__ in (enum.Flag.__or__, enum.IntFlag.__or__)
+
+
+def _derived_from(cls: type) -> type | None:
+    """Return the one builtin that ``cls`` adds to, when nothing else says how to pickle it."""
+    bases = [base for base in _DERIVED.values() if issubclass(cls, base)]
+    if len(bases) != 1 or issubclass(cls, enum.Enum) or hasattr(cls, "_fields"):
+        return None
+    between = cls.__mro__[: cls.__mro__.index(bases[0])]
+    if any(base.__module__ not in (USER_MODULE, "typing") for base in between):
+        return None  # a Counter, say, has a state of its own
+    own = {"__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__del__"}
+    return None if any(own & vars(base).keys() for base in between) else bases[0]
+
+
+def _encode_derived(encoder: Encoder, value: Any, base: type, depth: int) -> list[Any]:
+    cls = type(value)
+    # Past what the class overrides: the base's own way to give its contents.
+    content: Any = base(value) if base in (int, float, str) else list(base.__iter__(value))  # type: ignore[attr-defined]  # containers have it
+    if base is dict:
+        content = [(key, dict.__getitem__(value, key)) for key in content]
+    is_late = base in (list, dict, set)
+    if is_late:
+        encoder.mark(value)
+    with encoder.busy(value):
+        node = encoder.node(content, depth)
+        fields = _fields(value, _slot_members(cls))
+        if not all(map(is_field_name, fields)):
+            raise Unsupported("an attribute name")
+        parts = encoder.nodes(list(fields.values()), depth)
+    if not is_late:
+        encoder.mark(value)
+    head = [tags.DERIVED, cls.__module__, cls.__qualname__, base.__name__]
+    return [*head, node, list(fields), parts]
 
 
 def _encode_code(encoder: Encoder, value: Any, depth: int) -> list[Any]:
@@ -307,11 +357,61 @@ def _decode_object(decoder: Decoder, node: list[Any], depth: int) -> object:
     return made
 
 
+def _decode_derived(decoder: Decoder, node: list[Any], depth: int) -> object:
+    decoder.check(len(node) == 7 and type(node[3]) is str and node[3] in _DERIVED, "object")
+    decoder.check(type(node[5]) is list and all(map(is_field_name, node[5])), "attribute name")
+    decoder.check(type(node[6]) is list and len(node[5]) == len(node[6]), "attribute name")
+    base: Any = _DERIVED[node[3]]
+    cls: Any = _class(decoder, node)
+    decoder.check(cls is None or _derived_from(cls) is base, "object")
+    is_late = base in (list, dict, set)
+    # Made and filled by the base itself, past what the class overrides.
+    made: Any = None
+    if is_late:
+        made = _placeholder(decoder, node) if cls is None else base.__new__(cls)
+        decoder.place(made)
+    content = decoder.value(node[4], depth)
+    fields = dict(zip(node[5], decoder.parts(node[6], depth), strict=True))
+    if base in (int, float, str):
+        decoder.check(type(content) is base, "object")
+    else:
+        decoder.check(type(content) is list, "object")
+        if base in (dict, set, frozenset):
+            pairs = all(type(item) is tuple and len(item) == 2 for item in content)
+            decoder.check(base is not dict or pairs, "object")
+            decoder.keys([item[0] for item in content] if base is dict else content)
+    if not is_late:
+        made = _placeholder(decoder, node) if cls is None else base.__new__(cls, content)
+        decoder.place(made)
+    if cls is None:
+        return made
+    if is_late:
+        {list: list.extend, dict: dict.update, set: set.update}[base](made, content)  # type: ignore[operator]  # each its own
+    _set_fields(made, cls, fields)
+    return made
+
+
+def _set_fields(made: Any, cls: type, fields: Mapping[str, Any]) -> None:
+    plan = Plan(cls, _slot_members(cls), lambda: made)
+    for name, value in fields.items():
+        plan.fill(made, name, value)
+
+
+def _decode_flags(decoder: Decoder, cls: Any, names: list[Any]) -> object:
+    members = getattr(cls, "__members__", {})
+    decoder.check(isinstance(cls, enum.EnumMeta) and _are_plain_flags(cls), "enum")
+    decoder.check(0 < len(names) <= len(members), "enum")
+    decoder.check(all(type(name) is str and name in members for name in names), "enum")
+    return functools.reduce(operator.or_, [members[name] for name in names])
+
+
 def _decode_enum(decoder: Decoder, node: list[Any], depth: int) -> object:
-    decoder.check(len(node) == 4 and type(node[3]) is str, "enum")
+    decoder.check(len(node) == 4 and type(node[3]) in (str, list), "enum")
     cls = _class(decoder, node)
     if cls is None:
         return _placeholder(decoder, node)
+    if type(node[3]) is list:
+        return _decode_flags(decoder, cls, node[3])
     if not isinstance(cls, enum.EnumMeta) or node[3] not in cls.__members__:
         raise CodecError(f"{node[2]!r} has no member {node[3]!r} here.")
     return cls.__members__[node[3]]
@@ -373,6 +473,7 @@ def bare_exception(cls: type[BaseException], arguments: list[Any]) -> BaseExcept
 
 
 DECODERS: Final = {
+    tags.DERIVED: _decode_derived,
     tags.EXCEPTION: _decode_exception,
     tags.OBJECT: _decode_object,
     tags.ENUM: _decode_enum,

@@ -58,6 +58,50 @@ class Named(typing.NamedTuple):
     b: str = "z"
 
 
+class Access(enum.Flag):
+    """Flags of the notebook."""
+
+    R = 4
+    W = 2
+    X = 1
+
+
+class Loudness(enum.IntEnum):
+    """Numbers of the notebook."""
+
+    LOW = 1
+
+
+class Shelf(list[Any]):
+    """A list of the notebook, with a field; it overrides what a list does."""
+
+    def __init__(self, *items: Any, label: str) -> None:
+        super().__init__(items)
+        self.label = label
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is Shelf and list(self) == list(other) and vars(self) == vars(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Table(dict[str, Any]):
+    """A dict of the notebook."""
+
+    def __missing__(self, key: str) -> str:
+        return key
+
+
+class Metres(float):
+    """A number of the notebook."""
+
+
+class Word(str):
+    """A text of the notebook, without a dict."""
+
+    __slots__ = ()
+
+
 class Refused(KeyError):
     """An exception of the notebook."""
 
@@ -66,7 +110,9 @@ class Refused(KeyError):
         self.where = where
 
 
-NOTEBOOK_CLASSES = (Point, Plain, Colour, Named, Refused)
+NOTEBOOK_CLASSES = (
+    Point, Plain, Colour, Named, Refused, Access, Loudness, Shelf, Table, Metres, Word,
+)  # fmt: skip
 for _cls in NOTEBOOK_CLASSES:
     _cls.__module__ = "__main__"
 NAMESPACE: dict[str, Any] = {cls.__name__: cls for cls in NOTEBOOK_CLASSES}
@@ -307,6 +353,14 @@ VALUES: list[Any] = [
     ExceptionGroup("two", [ValueError(1), TypeError("t")]),
     StopIteration(3),
     Refused("what", 7),
+    Access.R | Access.X,
+    Access.W,
+    Loudness.LOW,
+    Shelf(1, [2], label="top"),
+    Table(a=1, b=[2]),
+    Metres(2.5),
+    Word("w"),
+    {"frame": pd.DataFrame({"a": [1]}), "points": [Point(1, pd.Series([1.5]))]},
     Point(1, [2]),
     {Point(1), Point(2)},
     Colour.G,

@@ -9,6 +9,7 @@ import os
 import pickle
 import subprocess
 import sys
+import traceback
 import weakref
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from gridx.codec.framing import join, scan
 from gridx.codec.results import apply_result
 from gridx.codec.tags import RESULT_MAGIC, VALUE_MAGIC
 from gridx.errors import CaptureError
+from gridx.remote_error import RemoteError, rebuild
 from gridx.ship.capture import capture
 from gridx.ship.refusal import StaysHere
 
@@ -290,6 +292,124 @@ def test_a_value_that_would_harm_its_user_is_refused(root: Any, blobs: list[byte
     with pytest.raises(CodecError) as refusal:
         decode(_message(root, blobs))
     assert refusal.value.code == "bad_result"
+
+
+_A = [tags.ARRAY, "<f8", [1], b"\0" * 8]
+
+
+@pytest.mark.parametrize(
+    "root",
+    [
+        [tags.SEQUENCES, tags.TUPLE, 2, [[tags.LIST, 1]]],
+        [tags.SEQUENCES, tags.SET, 1, [[tags.LIST, 1]]],
+        [tags.SEQUENCES, tags.TUPLE, 2**40, [[tags.LIST]]],
+        [tags.SEQUENCES, tags.TUPLE, 1, []],
+        [tags.PACKED, tags.DICT, [tags.INTS, b"\0" * 8]],
+        [tags.PACKED, tags.SET, [tags.LIST, 1]],
+        [tags.MAPPING, [tags.FLOATS, b"\0" * 8], [tags.LIST, 1]],
+        [tags.MAPPING, [tags.INTS, b"\0" * 16], [tags.LIST, 1]],
+        [tags.FUNCTION, "os.system", 0, "f", [], [], None, None],
+        [tags.FUNCTION, "", 2**40, "f", [], [], None, None, None, 1],
+        [tags.CELL],
+        [tags.CELL, 1],
+        [tags.PARTIAL, 1, 2, 3],
+        [tags.EXCEPTION, "builtins", "print", [], None, None],
+        [tags.EXCEPTION, "builtins", "int", [], None, None],
+        [tags.EXCEPTION, "builtins", "ValueError", [], [tags.DICT, "__class__", 1], None],
+        [tags.EXCEPTION, "builtins", "UnicodeDecodeError", [1], None, None],
+        [tags.EXCEPTION, "__main__", "Point", [], None, None],
+        [tags.PATTERN, "(", 0],
+        [tags.PATTERN, "a" * 5_000, 0],
+        [tags.PATTERN, "[" + "a-z" * 100 + "]", 2],
+        [tags.PATTERN, "a", 128],
+        [tags.PATTERN, 5, 0],
+        [tags.MASKED_ARRAY, _A, [tags.ARRAY, "|b1", [2], b"\0\0"], b"\0" * 8],
+        [tags.MASKED_ARRAY, _A, None, b"\0"],
+        [tags.MASKED_ARRAY, [tags.ARRAY, "O", [1], [1]], None, b"\0" * 8],
+        [tags.ARRAY_VIEW, "ndarray", _A],
+        [tags.ARRAY_VIEW, "matrix", _A],
+        [tags.ARRAY_VIEW, "recarray", _A],
+        [*_A, 2],
+        [tags.ITERATOR, "iter", 5, 0],
+        [tags.ITERATOR, "iter", [tags.LIST], 2**61],
+        [tags.ITERATOR, "map", [tags.LIST]],
+        [tags.ITERATOR, "zip", [tags.LIST]],
+        [tags.ITERATOR, "count", "a"],
+        [tags.PLAIN, "module", None],
+        [tags.PLAIN, "namespace", [tags.LIST]],
+        [tags.PLAIN, "captured", [1, 2]],
+        [tags.TYPED_ARRAY, "u", 4, b"\xff" * 4],
+        [tags.TYPED_ARRAY, "d", 8, b"1"],
+        [tags.NUMPY_DTYPE, "V8"],
+        [tags.NUMPY_DTYPE, "S0"],
+        [tags.PANDAS_DTYPE, 1],
+        [tags.TEXT_COLUMN, "pyarrow", "nan",
+         [tags.ARROW_ARRAY, "large_string", 1, [1, [None, b"\0" * 16, b""], [1]]]],
+        [tags.TEXT_COLUMN, "pyarrow", "nan",
+         [tags.ARROW_ARRAY, "large_string", 1, [1, [None, b"\0" * 8 + b"\xff" * 8, b"a"], []]]],
+        [tags.ENUM, "__main__", "Access", ["R", "Q"]],
+        [tags.ENUM, "__main__", "Access", []],
+        [tags.ENUM, "__main__", "Colour", ["R", "G"]],
+        [tags.DERIVED, "__main__", "Shelf", "dict", [tags.LIST], [], []],
+        [tags.DERIVED, "__main__", "Point", "list", [tags.LIST], [], []],
+        [tags.DERIVED, "__main__", "Shelf", "list", 5, [], []],
+        [tags.DERIVED, "__main__", "Shelf", "list", [tags.LIST], ["__class__"], [1]],
+        [tags.DERIVED, "__main__", "Metres", "float", "1.5", [], []],
+        [tags.DERIVED, "__main__", "Table", "dict",
+         [tags.LIST, [tags.TUPLE, [tags.LIST], 1]], [], []],
+    ],
+)  # fmt: skip
+def test_a_forged_part_of_a_newer_kind_is_refused(root: Any) -> None:
+    with pytest.raises(CodecError) as refusal:
+        decode(_message(root), classes=_CLASSES)
+    assert refusal.value.code == "bad_result"
+
+
+class Finalised:
+    """A class of the notebook that acts when it is dropped."""
+
+    def __del__(self) -> None:
+        raise AssertionError("__del__ ran")
+
+
+def test_a_class_that_acts_when_it_is_dropped_is_not_made_from_a_strangers_data() -> None:
+    Finalised.__module__ = "__main__"
+    node = [tags.OBJECT, "__main__", "Finalised"]
+    with pytest.raises(CodecError, match="not a plain class"):
+        decode(_message(node), classes={("__main__", "Finalised"): Finalised})
+
+
+def test_a_function_is_made_of_the_users_code_alone_and_not_run() -> None:
+    def owner() -> Any:
+        def inner(x: int = 1) -> int:
+            raise AssertionError("it ran")
+
+        return inner
+
+    owner.__module__, owner.__qualname__ = "__main__", "owner"
+    classes: dict[tuple[str, str], object] = {("__main__", "owner"): owner}
+    node = [tags.FUNCTION, "owner", 1, "inner", [], [], [tags.TUPLE, 5], None, None]
+    made = decode(_message(node), classes=classes)
+    assert made.__code__ in owner.__code__.co_consts
+    assert made.__defaults__ == (5,)
+    for wrong in ([*node[:3], "other", *node[4:]], [*node[:2], 9, *node[3:]]):
+        with pytest.raises(CodecError):
+            decode(_message(wrong), classes=classes)
+    assert isinstance(decode(_message(node), classes={}), Opaque)
+
+
+@pytest.mark.parametrize("attack", _attack_pickles())
+def test_an_attack_pickle_as_a_report_of_an_error_stays_inert(attack: bytes) -> None:
+    for data in (
+        {"type": attack, "module": attack, "message": attack, "args": [attack]},
+        {"type": "ValueError", "module": "builtins", "fields": {"x": attack}, "notes": [attack]},
+        {"type": "E", "frames": [{"file": attack, "lines": [attack], "arguments": [attack]}]},
+        {"type": "E", "cause": attack, "members": [attack], "mro": [attack]},
+    ):
+        made = rebuild(data, cell_file="<cell>")
+        assert isinstance(made, RemoteError)
+        "".join(traceback.format_exception(made))
+    assert not hasattr(builtins, "GRIDX_PWNED")
 
 
 @pytest.mark.parametrize("bits", ["MT19937", "Philox"])
