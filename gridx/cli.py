@@ -470,6 +470,7 @@ def _balance(options: argparse.Namespace) -> int:
 
 
 def _workers(options: argparse.Namespace) -> int:
+    from .identity import fingerprint
     from .resources import format_bytes
     from .terminal import table
 
@@ -496,9 +497,10 @@ def _workers(options: argparse.Namespace) -> int:
                 ", ".join(gpu.name for gpu in offer.gpus) or "-",
                 f"{worker.load.cpu:.0%}" if worker.load and is_online else "",
                 str(worker.running) if is_online else "",
+                fingerprint(worker.public_key) if worker.public_key else "",
             )
         )
-    head = ("WORKER", "OWNER", "STATUS", "SANDBOX", "CORES", "MEMORY", "GPUS", "CPU", "JOBS")
+    head = ("WORKER", "OWNER", "STATUS", "SANDBOX", "CORES", "MEMORY", "GPUS", "CPU", "JOBS", "KEY")
     print(table(head, rows, right=(7, 8)))
     return 0
 

@@ -14,6 +14,7 @@ from typing import Final, assert_never
 import msgspec
 
 from gridx.errors import GridXError
+from gridx.identity import fingerprint
 from gridx.protocol import (
     OLDEST_PROTOCOL,
     PROTOCOL,
@@ -432,6 +433,7 @@ class Daemon:
             extra={
                 "action": "connect",
                 "worker_id": self._home.identity.worker_id,
+                "key": fingerprint(self._signer.public_key),
                 "adopted": len(welcome.adopted),
                 "stopped": len(welcome.stop),
             },

@@ -39,7 +39,7 @@ def trust(client: BlockingClient, name: str) -> str:
     return (
         f"Trusted for display: {pin.name} of {clean_line(worker.owner, 64)}, key "
         f"{pin.fingerprint}.\n{_WHAT_IT_MEANS}\n"
-        f"Compare the key with what the worker's owner sees; `%gridx untrust {pin.name}` undoes it."
+        f"The worker says its key when it registers: ask its owner. `%gridx untrust {pin.name}` undoes it."
     )
 
 
