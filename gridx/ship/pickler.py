@@ -14,6 +14,7 @@ import functools
 import io
 import os
 import pickle
+import re
 import types
 import typing
 from collections.abc import Callable, Collection
@@ -264,6 +265,15 @@ class Shipper(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
             return NotImplemented
         return typing.NewType, (value.__name__, value.__supertype__)
 
+    def _reduce_match(self, value: re.Match[Any]) -> Any:
+        # Made again by the method that finds the same groups at the same places.
+        for method in (value.re.match, value.re.fullmatch, value.re.search):
+            for start in (value.pos, value.start()):
+                found = method(value.string, start, value.endpos)
+                if found is not None and found.regs == value.regs:
+                    return method, (value.string, start, value.endpos)
+        return NotImplemented
+
     def _reduce_file(self, value: Any) -> Any:
         try:
             size = os.fstat(value.fileno()).st_size
@@ -311,6 +321,7 @@ _RULES: Final[dict[type, _Rule]] = {
     functools.cached_property: Shipper._reduce_cached_property,
     types.FunctionType: Shipper._reduce_function,
     typing.NewType: Shipper._reduce_new_type,
+    re.Match: Shipper._reduce_match,
     io.TextIOWrapper: Shipper._reduce_file,
     type(os.environ): Shipper._reduce_environ,
 }

@@ -1468,6 +1468,13 @@ for _ in range(100000): d=[d]
         inputs={"p", "r", "u"},
     ),
     Case(
+        "regex_matches",
+        "import re\nm=re.match('(a)(?P<n>b)?','abab');s=re.search('b+','aab');"
+        "f=re.fullmatch('a|ab','ab')\nlast=list(re.finditer('(?<=a)b','ab ab'))[-1]",
+        "print(m['n'],m.groups(),m.re.pattern,s.span(),f[0],last.span(),last.string)",
+        inputs={"f", "last", "m", "s"},
+    ),
+    Case(
         "exception_instances",
         "class E(Exception):\n    def __init__(s,a,*,k=1): "
         "super().__init__(a); s.k=k\ne=E('x',k=2)\ne.__notes__=['n']",
