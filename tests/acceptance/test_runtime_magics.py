@@ -65,6 +65,27 @@ WORKS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         "%%capture out\nimport sys\nprint('a')\nprint('b', file=sys.stderr)\ndisplay(1)\n2",
         [],
     ),
+    "%%capture of a cell that fails": (
+        "%%capture out\nprint('a')\n1 / 0",
+        [
+            (
+                "stderr",
+                'Traceback (most recent call last):\n  File "<inner cell 1>", line 2, in <module>\n'
+                "    1 / 0\n    ~~^~~\nZeroDivisionError: division by zero\n",
+            )
+        ],
+    ),
+    "a cell that a cell has run": (
+        "result = get_ipython().run_cell('x = )')\nprint(result.success)",
+        [
+            (
+                "stderr",
+                '  File "<inner cell 1>", line 1\n    x = )\n        ^\n'
+                "SyntaxError: unmatched ')'\n",
+            ),
+            ("stdout", "False\n"),
+        ],
+    ),
     "what %%capture has captured": (
         "from IPython.utils.capture import capture_output\nwith capture_output() as out:\n"
         "    print('a')\n    display(5)\nprint('then')\nout.show()",

@@ -50,8 +50,12 @@ class _Compiler(CachingCompiler):
 
     call = 0
     is_prelude = False
+    is_inner = False  # run by a cell: its lines are not those of the cell
+    inner_cells = 0
 
     def get_code_name(self, raw_code: str, transformed_code: str, number: int) -> str:
+        if self.is_inner:
+            return f"<inner cell {self.inner_cells}>"
         return PRELUDE_FILE if self.is_prelude else file_of(self.call)
 
 
@@ -133,6 +137,7 @@ class CellShell(InteractiveShell):
     displayhook_class = _ResultHook
     display_pub_class = _Publisher
     compiler_class = _Compiler
+    _depth = 0  # of cells that run in cells
 
     def init_display_formatter(self) -> None:
         """Ask objects for what may be shown, and no object for what it cannot have."""
@@ -160,18 +165,39 @@ class CellShell(InteractiveShell):
         exception_only: bool = False,
         running_compiled_code: bool = False,
     ) -> None:
-        """Show errors beside the cell's own, which leaves as data when the cell has ended."""
+        """Show errors beside the cell's own, which leaves as data when the cell has ended.
+
+        Code that the cell has IPython run (``%%capture``, ``get_ipython().run_cell``) fails
+        without the cell: its error is shown, past whatever is captured, as in a kernel.
+        """
         error = exc_tuple[1] if exc_tuple else sys.exc_info()[1]
-        if error is None or sys._getframe(1).f_code.co_name in _HANDLES_THE_CELL:
+        is_of_a_cell = sys._getframe(1).f_code.co_name in _HANDLES_THE_CELL
+        if error is None or (is_of_a_cell and self._depth <= 1):
             return
         if exception_only:
             error.__traceback__ = error.__context__ = error.__cause__ = None
-        traceback.print_exception(error.with_traceback(_below_ipython(error.__traceback__)))
+        shown = error.with_traceback(_below_ipython(error.__traceback__))
+        traceback.print_exception(shown, file=sys.__stderr__ if is_of_a_cell else sys.stderr)
 
     def showsyntaxerror(
         self, filename: str | None = None, running_compiled_code: bool = False
     ) -> None:
-        """The error leaves as data."""
+        """As above."""
+        error = sys.exc_info()[1]
+        if error is not None and self._depth > 1:
+            traceback.print_exception(error.with_traceback(None), file=sys.__stderr__)
+
+    def run_cell(self, *args: Any, **more: Any) -> ExecutionResult:
+        """Run a cell, or code that a cell has run as one."""
+        self._depth += 1
+        _Compiler.inner_cells += self._depth > 1
+        _Compiler.is_inner = self._depth > 1
+        try:
+            result: ExecutionResult = super().run_cell(*args, **more)
+        finally:
+            self._depth -= 1
+            _Compiler.is_inner = self._depth > 1
+        return result
 
     def system_piped(self, cmd: str) -> None:
         """Run ``!cmd`` on descriptors 1 and 2: a pseudo-terminal would lose the order."""
