@@ -405,4 +405,14 @@ _TABLE: Final[dict[int, Rule]] = {
     **estimators.DECODERS,
     **library_records.DECODERS,
 }
-_RULES: Final[tuple[Rule, ...]] = tuple(_TABLE.get(tag, _misplaced) for tag in range(tags.COUNT))
+
+
+def _numbered(rule: Rule) -> Rule:
+    return lambda decoder, node, depth: decoder.place(rule(decoder, node, depth))
+
+
+_RULES: Final[tuple[Rule, ...]] = tuple(
+    _numbered(_TABLE[tag]) if tag in tags.NUMBERED_WHEN_MADE and tag in _TABLE
+    else _TABLE.get(tag, _misplaced)
+    for tag in range(tags.COUNT)
+)  # fmt: skip

@@ -212,10 +212,11 @@ class Encoder:
         try:
             if depth > _MAX_DEPTH:
                 raise Unsupported("nested too deeply")
-            rule = _RULES.get(cls)
-            if rule is not None:
-                return rule(self, value, depth + 1)
-            return self._foreign(value, cls, depth + 1)
+            rule = _RULES.get(cls, Encoder._foreign)
+            node = rule(self, value, depth + 1)
+            if node[0] in tags.NUMBERED_WHEN_MADE:
+                self.mark(value)
+            return node
         except Unsupported:
             self.forget(marked, blobs)
         except Exception:
@@ -230,7 +231,8 @@ class Encoder:
         del self._marked[marked:]
         del self.blobs[blobs:]
 
-    def _foreign(self, value: Any, cls: type, depth: int) -> Any:
+    def _foreign(self, value: Any, depth: int) -> Any:
+        cls = type(value)
         root = (cls.__module__ or "").partition(".")[0]
         if library_records.is_record(value, root):
             return library_records.encode_record(self, value, depth)

@@ -105,6 +105,15 @@ NAMED_RECORD: Final = 80
 DERIVED: Final = 81
 COUNT: Final = 82
 
+NUMBERED_WHEN_MADE: Final = frozenset(
+    {
+        INDEX, RANGE_INDEX, MULTI_INDEX, CATEGORICAL, MASKED, ZONED, TEXT_COLUMN, ARROW_ARRAY,
+        ARROW_TABLE, POLARS_FRAME, SPARSE, IMAGE, TENSOR, GENERATOR, RANDOM,
+    }
+)  # fmt: skip
+"""Values of libraries that get their number in the memo after their parts, where they are values
+of the user and no parts of a frame."""
+
 NAMESPACE: Final = "globals()"
 """What an INPUT names that is no variable: the namespace itself."""
 

@@ -24,6 +24,11 @@ from gridx.codec.framing import join
 from .sample_values import NAMESPACE, VALUES, Colour, Plain, Point, same
 
 _CLASSES = user_classes(NAMESPACE)
+_SCALARS = (
+    np.generic, np.dtype, pd.Timestamp, pd.Timedelta, pd.api.extensions.ExtensionDtype, float, str
+)  # fmt: skip
+# Values of these have no identity that anybody could see.
+_IMMUTABLE = ("builtins", "datetime", "decimal", "fractions", "uuid", "pathlib", "zoneinfo", "re")
 
 
 def _back(value: Any) -> Any:
@@ -133,6 +138,17 @@ def test_an_array_under_two_names_stays_one_array() -> None:
     assert first is second
     first[0] = 9
     assert second[0] == 9
+
+
+@pytest.mark.parametrize(
+    "value",
+    [v for v in VALUES if type(v).__module__ not in _IMMUTABLE and not isinstance(v, _SCALARS)],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_changeable_value_under_two_places_stays_one(value: Any) -> None:
+    first, between, second, last = _back([value, [1], {"again": value}, [2]])
+    assert second["again"] is first
+    assert (between, last) == ([1], [2])
 
 
 def test_a_packed_list_that_is_shared_stays_shared() -> None:
