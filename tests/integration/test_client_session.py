@@ -26,7 +26,15 @@ from gridx.errors import (
 )
 from gridx.events import Stream
 from gridx.ids import new_job_id
-from gridx.protocol import AttemptRef, HandBack, StartAttempt, StartCall, StopAttempt
+from gridx.protocol import (
+    AttemptRef,
+    EndAttempt,
+    HandBack,
+    InterruptCall,
+    StartAttempt,
+    StartCall,
+    StopAttempt,
+)
 from gridx.schemas import CellSpec, JobRequest, Limits, SessionSpec
 from gridx.session import Session
 from gridx.settings import ConnectionSettings
@@ -310,7 +318,7 @@ async def test_who_gives_up_while_it_opens_leaves_no_session_open(coordinator: S
         with pytest.raises(asyncio.CancelledError):
             await opening
         start = await worker.expect(StartAttempt)
-        worker.finish_call(start, 0)
+        await worker.expect(EndAttempt)
         worker.finish(start)
 
 
@@ -424,3 +432,21 @@ async def test_a_call_s_blobs_go_ahead_of_it_once_and_its_large_result_comes_hom
         assert again.sent_bytes == 4, "what was sent is not sent again"
         worker.finish_call(start, 2)
         await again.wait()
+
+
+async def test_who_gives_up_while_a_call_is_sent_leaves_none_running(
+    coordinator: Serving,
+) -> None:
+    worker = WorkerWithSessions(coordinator.ws_url)
+    async with workers(worker), client_of(coordinator) as client:
+        session = await opened(client)
+        await session.newest.wait()
+        calling = asyncio.create_task(session.call("wait", cell=CELL))
+        while session.newest.number == 0:
+            await asyncio.sleep(0)
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+        await worker.expect(InterruptCall, call=1)
+        await session.newest.wait()
+        assert (await (await session.call("b", cell=CELL)).wait()).result == b"a;wait;b"
