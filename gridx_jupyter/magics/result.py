@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from gridx.credits import format_credits, to_credits
-from gridx.display import clean_line
+from gridx.display import clean_line, clean_text
 from gridx.errors import GridXError, JobFailed
 from gridx.quantities import format_duration
 from gridx.schemas import JobView
@@ -103,13 +103,13 @@ class CellResult:
 
     @property
     def stdout(self) -> str:
-        """What the cell has printed so far."""
-        return self._job.stdout
+        """What the cell has printed so far, as it is shown: of escapes only colours are left."""
+        return clean_text(self._job.stdout)
 
     @property
     def stderr(self) -> str:
-        """What the cell has written on stderr so far."""
-        return self._job.stderr
+        """What the cell has written on stderr so far, as it is shown."""
+        return clean_text(self._job.stderr)
 
     @property
     def outputs(self) -> list[dict[str, Any]]:
