@@ -201,14 +201,19 @@ def _look_at_call(node: ast.Call, result: Analysis, nesting: int) -> None:
         for argument in [*node.args, *(keyword.value for keyword in node.keywords)]:
             for text in _strings_in(argument):
                 result.soft |= names_in_text(text)
-    if name in _DYNAMIC:
+    if name in _DYNAMIC and _is_builtin(node.func):
         match node.args[:1]:
             case [ast.Constant(value=str() as code)] if name in ("exec", "eval"):
                 result.add(_analyze(code, nesting + 1))
-            case _ if name == "eval" and isinstance(node.func, ast.Attribute):
-                pass  # df.eval(text): its names are soft already
             case _:
                 result.dynamic.add(name)
+
+
+def _is_builtin(function: ast.expr) -> bool:
+    """Return whether ``function`` is the builtin of its name: ``re.compile``, ``df.eval`` are not."""
+    if isinstance(function, ast.Attribute):
+        return isinstance(function.value, ast.Name) and function.value.id == "builtins"
+    return True
 
 
 def _strings_in(node: ast.AST) -> Iterator[str]:
@@ -238,6 +243,8 @@ def _look_into(kind: magic_lines.Kind, text: str, result: Analysis, nesting: int
             result.reads |= names_in_text(text)
         case "file":
             result.files.add(text)
+        case "write":
+            result.writes.add(text)
         case "written":
             result.written_files.add(text)
         case "dynamic":

@@ -7,13 +7,14 @@ import re
 from collections.abc import Iterator
 from typing import Final, Literal
 
-Kind = Literal["python", "expression", "soft", "names", "file", "written", "dynamic"]
+Kind = Literal["python", "expression", "soft", "names", "write", "file", "written", "dynamic"]
 
 # Magics whose text is Python that runs in the user's namespace.
 _PYTHON_LINE: Final = frozenset({"time", "timeit", "prun", "lprun", "memit", "mprun", "debug"})
 _PYTHON_CELL: Final = frozenset({"time", "timeit", "prun", "capture", "memit"})
 _NAMING: Final = frozenset({"pinfo", "pinfo2", "psource", "pdoc", "psearch", "store", "R"})
 _LEADING_OPTIONS: Final = re.compile(r"^(\s*-\w+(\s+\d+)?)+\s*")
+_RESULT_OPTION: Final = re.compile(r"--(?:out|err|proc)[ =]+([^\W\d]\w*)")
 _DOLLAR: Final = re.compile(r"(?<!\$)\$([^\W\d]\w*)")
 _BRACES: Final = re.compile(r"\{([^{}]+)\}")
 _HIDING: Final = re.compile(r"get_ipython|user_ns|\.\s*e[vx]\b")
@@ -28,8 +29,8 @@ def hidden_code(tree: ast.AST) -> Iterator[tuple[Kind, str]]:
     """Yield what the magic calls of ``tree`` hide: a kind, and code or a name.
 
     ``python`` runs in the namespace; ``expression`` is expanded by IPython; ``soft`` and
-    ``names`` are names mentioned or read; ``file`` is read and ``written`` is written;
-    ``dynamic`` may reach anything.
+    ``names`` are names mentioned or read, ``write`` is a name that is bound; ``file`` is read and
+    ``written`` is written; ``dynamic`` may reach anything.
     """
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
@@ -64,6 +65,7 @@ def _of_call(method: str, texts: list[str]) -> Iterator[tuple[Kind, str]]:
             yield from _expansions(line)
             if name in ("writefile", "file"):
                 yield from (("written", word) for word in line.split() if word != "-a")
+            yield from (("write", word) for word in _bound_by(name, line))
             # Bodies of %%bash and its like are not expanded by IPython.
             if name in _PYTHON_CELL:
                 yield "python", body
@@ -71,6 +73,14 @@ def _of_call(method: str, texts: list[str]) -> Iterator[tuple[Kind, str]]:
                     yield "python", _LEADING_OPTIONS.sub("", line)
         case _:
             pass
+
+
+def _bound_by(name: str, line: str) -> Iterator[str]:
+    """Yield the variables that a cell magic puts its results into."""
+    if name == "capture":
+        yield from (word for word in line.split()[:4] if word.isidentifier())
+    elif name not in _PYTHON_CELL:
+        yield from _RESULT_OPTION.findall(line)  # of %%bash and all script magics
 
 
 def _of_line_magic(name: str, line: str) -> Iterator[tuple[Kind, str]]:

@@ -110,6 +110,9 @@ def test_code_inside_magics_and_literals_is_read(cell: str, reads: set[str]) -> 
         ("%run -i other.py", {"%run -i"}),
         ("eval('a + b')", set()),
         ("df.eval('a + b')", set()),
+        ("re.compile(text)", set()),
+        ("model.eval(); torch.compile(f)", set()),
+        ("builtins.eval(text)", {"eval"}),
     ],
 )
 def test_what_no_analysis_can_follow_is_flagged(cell: str, dynamic: set[str]) -> None:
@@ -172,6 +175,9 @@ def test_names_in_the_strings_of_calls_that_read_frames_are_soft(cell: str, soft
         ("%whos", {"%whos"}),
         ("exec('x = 1')", set()),
         ("df.eval('a + b')", set()),
+        ("re.compile(text)", set()),
+        ("model.eval(); torch.compile(f)", set()),
+        ("builtins.eval(text)", {"eval"}),
     ],
 )
 def test_what_may_reach_any_name_is_flagged(cell: str, dynamic: set[str]) -> None:
@@ -203,3 +209,18 @@ def test_sure_imports_are_told_from_those_that_may_not_happen(
 ) -> None:
     analysis = analyze(cell)
     assert (analysis.imports, analysis.optional_imports) == (sure, optional)
+
+
+@pytest.mark.parametrize(
+    ("cell", "writes"),
+    [
+        ("%%capture out\nx = 1", {"out", "x"}),
+        ("%%capture --no-stderr out\npass", {"out"}),
+        ("%%capture\nx = 1", {"x"}),
+        ("%%bash --out text --err wrong\necho a", {"text", "wrong"}),
+        ("r = %timeit -o 1 + 1", {"r"}),
+        ("files = !ls", {"files"}),
+    ],
+)
+def test_what_magics_bind_is_written(cell: str, writes: set[str]) -> None:
+    assert analyze(cell).writes == writes
