@@ -85,7 +85,10 @@ def run_cell(
     """
     if options.session is not None and not options.dry_run:
         return _run_in_session(notebook, line, body, options, visible)
-    order = prepare(notebook, line, body, options, visible)
+    session = None
+    if options.dry_run and options.session is not None:
+        session, _ = notebook.sessions.find(options.session)
+    order = prepare(notebook, line, body, options, visible, session)
     if options.dry_run:
         print(dry_run_text(order, notebook.connection))
         return None
