@@ -28,3 +28,23 @@ def test_no_message_of_a_worker_runs_code_crashes_or_takes_much_memory(seed: int
     outcome = json.loads(done.stdout)
     assert outcome["wrong"] == []
     assert outcome["peak_bytes"] < 2 * GIB
+
+
+def test_a_long_run_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    def run(count: int) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.fuzz", str(count), "--out", str(tmp_path)],
+            cwd=_ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.splitlines()
+
+    first = run(60)
+    assert first[0].startswith("chunk 1000: 60 cases, 0 wrong")
+    assert "60 cases" in first
+    again = run(90)
+    assert again[0].startswith("chunk 1001: 30 cases, 0 wrong")
+    assert "90 cases" in again
+    assert run(90)[0] == "90 cases"

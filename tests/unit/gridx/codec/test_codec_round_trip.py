@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from hypothesis.extra import pandas as hpd
 
 from gridx.codec import CodecError, Opaque, decode, encode, tags, user_classes
 from gridx.codec.framing import join
@@ -121,6 +122,40 @@ def test_any_nesting_of_values_comes_back_the_same(value: Any) -> None:
     back = decode(data, classes=_CLASSES)
     # A dtype that has no safe form travels closed; everything else is equal.
     assert "gridx.Opaque" in repr(back) or encode(back) == data or same(value, back)
+
+
+def _frames() -> st.SearchStrategy[Any]:
+    columns = [
+        hpd.column("f", elements=st.floats(width=32)),
+        hpd.column("i", dtype="int16"),
+        hpd.column("b", dtype=bool),
+        hpd.column("t", elements=st.text(max_size=5), dtype=object),
+        hpd.column("d", elements=st.datetimes(pd.Timestamp(1700, 1, 1), pd.Timestamp(2200, 1, 1))),
+        hpd.column("c", elements=st.sampled_from("abc"), dtype=object),
+    ]
+    indexes = st.one_of(
+        hpd.range_indexes(max_size=6),
+        hpd.indexes(elements=st.integers(-(2**40), 2**40), max_size=6),
+        hpd.indexes(elements=st.text(max_size=3), dtype=object, max_size=6),
+    )
+    return hpd.data_frames(columns, index=indexes)
+
+
+@settings(
+    max_examples=30,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
+@given(_frames())
+def test_any_frame_comes_back_the_same(frame: pd.DataFrame) -> None:
+    frame["c"] = frame["c"].astype("category")
+    back = _back(frame)
+    assert not isinstance(back, Opaque)
+    pd.testing.assert_frame_equal(back, frame)
+    turned = frame.set_index(["i", "b"], append=True)
+    pd.testing.assert_frame_equal(_back(turned), turned)
 
 
 def test_one_object_under_two_places_stays_one_object() -> None:
