@@ -101,7 +101,16 @@ class EveryCell:
 
     def __call__(self, lines: list[str]) -> list[str]:
         """Return the lines of a cell as they are run."""
-        return lines if self._is_running else remote_lines(lines, self._line)
+        if self._is_running or not self._is_a_cell():
+            return lines
+        return remote_lines(lines, self._line)
+
+    def _is_a_cell(self) -> bool:
+        """Whether a person runs this: editors look at variables with code of their own."""
+        shell = self._shell
+        parent = shell.get_parent() if hasattr(shell, "get_parent") else {}
+        asked = parent.get("content", {})
+        return not asked.get("silent", False) and bool(asked.get("store_history", True))
 
 
 def remote_lines(lines: list[str], options: str) -> list[str]:

@@ -259,7 +259,7 @@ class CellResult:
                 self.asked_for = asked[1]
             return JobFailed(
                 clean_line(str(data.get("message")), 500) + " The cell did not begin.",
-                hint=f"--needs {asked[1]} sends it."
+                hint=f"--needs {asked[1]} sends it; whoever owns the worker can read it then."
                 if asked is not None
                 else "Make plain data of the variable first, or leave it out with "
                 "--without NAME; installing packages is not in this release.",

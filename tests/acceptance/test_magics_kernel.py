@@ -19,6 +19,7 @@ from gridx.events import DisplayData, ErrorOutput, ExecuteResult, Stream, Update
 from gridx.protocol import Cancel, Submit
 from gridx.remote_error import exception_to_data
 from gridx.schemas import Reason
+from gridx.ship.restore import RestoreError
 from tests.support.grid_thread import GridThread, Script, grid_thread
 from tests.support.kernels import Kernel
 from tests.support.programs import wait_for
@@ -477,6 +478,42 @@ def test_variables_that_the_image_cannot_rebuild_are_a_sentence(
     assert ran.error is not None
     assert ran.error["ename"] == "JobFailed"
     assert "did not begin" in ran.error["traceback"][0]
+
+
+FORMULA = """
+import sys, types
+library = types.ModuleType('patsy')
+exec("class Formula: pass", library.__dict__)
+sys.modules['patsy'] = library
+f = library.Formula()
+f.code = 'y ~ lim'
+lim = 5
+del library
+"""
+
+
+def test_a_name_in_a_formula_is_sent_after_it_was_missed_and_no_other_is(
+    grid: GridThread, kernel: Kernel
+) -> None:
+    async def script(grid: ScriptedCoordinator, job: ScriptedJob) -> None:
+        asked = "lim" if len(grid.jobs) == 1 else "token_of_mine"
+        message = f"A variable of the cell refers to the name {asked!r}, which was not sent."
+        grid.start(job)
+        grid.emit(job, ErrorOutput(error=exception_to_data(RestoreError(message), [])))
+        grid.finish(job, "failed", reason=Reason(code="error", message="It raised."))
+
+    grid.script = script
+    kernel.run(FORMULA + "token_of_mine = 'secret'")
+    ran = kernel.run("%%gridx\nprint(f)")
+    first, second = [m for m in grid.grid.received if isinstance(m, Submit)]
+    assert first.cell is not None
+    assert second.cell is not None
+    assert set(second.cell.inputs) - set(first.cell.inputs) == {"lim"}
+    assert "sent again with it" in "".join(
+        c["text"] for _, kind, c in ran.messages if kind == "stream"
+    )
+    assert ran.error is not None
+    assert "--needs token_of_mine" in ran.error["evalue"]
 
 
 def test_a_missing_module_says_that_it_cannot_be_installed_yet(

@@ -314,6 +314,8 @@ def test_after_on_every_cell_is_remote_but_those_that_stay(kernel: Kernel) -> No
     assert unknown.error is not None or "not found" in said(unknown)
     assert "Cell magic `%%nosuchmagic` not found" in said(unknown)
     assert "as researcher" in good(kernel.run("%gridx status"))
+    editor = kernel.finish(kernel.start("print(os.getpid() == here)", store_history=False))
+    assert good(editor) == "True\n"
     good(kernel.run("%gridx off"))
     assert good(kernel.run("print(os.getpid() == here)")) == "True\n"
 

@@ -63,8 +63,10 @@ class Kernel:
         loaded = self.run("%load_ext gridx_jupyter")
         assert loaded.reply["status"] == "ok", loaded.reply
 
-    def start(self, code: str, *, allow_stdin: bool = False) -> str:
-        msg_id: str = self.client.execute(code, store_history=True, allow_stdin=allow_stdin)
+    def start(self, code: str, *, allow_stdin: bool = False, store_history: bool = True) -> str:
+        msg_id: str = self.client.execute(
+            code, store_history=store_history, allow_stdin=allow_stdin
+        )
         return msg_id
 
     def answer(self, text: str) -> str:
