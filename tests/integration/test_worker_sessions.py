@@ -122,11 +122,11 @@ async def test_a_call_that_takes_its_process_along_ends_the_session(
 async def test_a_session_is_open_no_longer_than_its_limit(
     coordinator: WorkerCoordinator, worker: WorkerProgram
 ) -> None:
-    ref = coordinator.open_session("1", user="lender", timeout_s=1.0)
+    ref = coordinator.open_session("1", user="lender", timeout_s=3.0)
     await coordinator.wait_call(ref, 0)
     report = await coordinator.wait_settled(ref)
     assert report.cause is Cause.TIMEOUT
-    assert report.usage.wall_s >= 0.9
+    assert report.usage.wall_s >= 2.9
 
 
 async def test_a_session_is_stopped_like_any_job(

@@ -275,10 +275,10 @@ async def test_a_sandbox_that_ran_out_of_memory_between_two_calls_ends_the_sessi
 
 
 async def test_a_session_ends_at_its_own_time_limit() -> None:
-    session = await idle(timeout_s=0.05)
+    session = await idle(timeout_s=0.5)
     report = await session.report()
     assert report.cause is Cause.TIMEOUT
-    assert report.message == "The session was open for its limit of 0.05 s."
+    assert report.message == "The session was open for its limit of 0.5 s."
 
 
 async def test_a_call_whose_supervisor_keeps_no_time_is_ended_here(
