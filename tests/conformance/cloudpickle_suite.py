@@ -109,7 +109,13 @@ def _lay_out(root: Path, tests: Path | None) -> str:
         return str(tests)
     checkout = root / "checkout"
     clone = ["git", "clone", "-q", "--depth", "1", "--branch", f"v{version}", _REPOSITORY]
-    done = subprocess.run([*clone, str(checkout)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*clone, str(checkout)],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "GIT_TERMINAL_PROMPT": "0"},
+        timeout=300,
+    )
     if done.returncode == 0:
         shutil.copytree(checkout / "tests", root / "tests")
         return f"the tag v{version} of {_REPOSITORY}"
