@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import blake3
 
+from . import user_modules
 from .chunk_digests import CHUNK_DIGESTS
 from .pickler import LEAST_BLOB_BYTES, Shipper
 
@@ -62,10 +63,13 @@ def fingerprint(shipper: Shipper, namespace: dict[str, Any], value: object) -> F
     """Return the fingerprint of ``value``, made with a fresh ``shipper``; None: it cannot be sent."""
     try:
         shipper.dump(value)
+        modules = user_modules.collect(shipper.modules)
     except Exception:  # what it is, and which variable, the capture itself will say
         return None
     stream, raws = shipper.dumped()
     digest = blake3.blake3(stream)
+    for file in modules.files:  # code of theirs that the stream refers to by its name alone
+        digest.update(file.path.encode() + blake3.blake3(file.data).digest())
     for raw in raws:
         digest.update(raw.nbytes.to_bytes(8, "big"))
         if raw.nbytes < LEAST_BLOB_BYTES:

@@ -249,6 +249,17 @@ def test_a_session_keeps_what_cannot_come_home_and_sends_what_changed(kernel: Ke
     kernel.run("%gridx session stop s")
 
 
+def test_a_module_that_was_edited_is_the_new_one_in_the_session(kernel: Kernel, home: Path) -> None:
+    (home / "helper.py").write_text("def twice(x): return 2 * x\n")
+    kernel.run("import importlib, helper\nfrom helper import twice")
+    cell = "%%gridx --session s\nprint(helper.twice(6), twice(6))"
+    assert good(kernel.run(cell)) == "12 12\n"
+    (home / "helper.py").write_text("def twice(x): return 300 * x\n")
+    kernel.run("importlib.reload(helper)\nfrom helper import twice")
+    assert good(kernel.run(cell)) == "1800 1800\n"
+    good(kernel.run("%gridx session stop s"))
+
+
 def test_the_stop_button_stops_the_cell_and_keeps_the_session(kernel: Kernel) -> None:
     good(kernel.run("%%gridx --session s\nkept = iter([1, 2])"))
     msg_id = kernel.start("%%gridx --session s\nprint('begun', flush=True)\nwhile True: pass")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -202,3 +204,23 @@ def test_a_long_list_is_compared_without_looking_at_each_of_its_parts(session: _
     session.run("rows")
     assert len(session.known["rows"].objects) <= 5_000
     assert not session.run("rows").names
+
+
+def test_a_module_beside_the_notebook_that_was_edited_is_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = tmp_path / "edited_helper.py"
+    file.write_text("def twice(x): return 2 * x\n")
+    module = importlib.import_module("edited_helper")
+    monkeypatch.setitem(sys.modules, "edited_helper", module)
+    notebook = {"helper": module, "twice": module.twice}
+    first = capture("twice(helper.x)", notebook, known={})
+    again = capture("twice(helper.x)", notebook, known=first.fingerprints)
+    assert (again.unchanged, again.files) == ({"helper", "twice"}, ())
+    file.write_text("def twice(x): return 300 * x\n")
+    importlib.reload(module)
+    notebook["twice"] = module.twice
+    edited = capture("twice(helper.x)", notebook, known=first.fingerprints)
+    assert edited.unchanged == frozenset()
+    assert [spec.data for spec in edited.files] == [file.read_bytes()]
