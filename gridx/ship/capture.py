@@ -77,7 +77,7 @@ class Captured:
     needed_by: dict[str, str] = field(default_factory=dict)
     """Those of them that a variable's value needs, with the first such variable."""
     imports: frozenset[str]
-    """Modules that the cell surely imports itself."""
+    """Modules that the cell surely imports itself, or by the user's modules."""
     optional_imports: frozenset[str] = frozenset()
     """Modules that it, or a function that it can reach, imports perhaps."""
     user_modules: frozenset[str] = frozenset()
@@ -201,7 +201,8 @@ def capture(
         name, reason = next(iter(packing.unpicklable.items()))
         raise reason.error(name)
     modules = collect(
-        {*packing.modules, *analysis.imports, *analysis.optional_imports, *closure.imports}
+        {*packing.modules, *analysis.imports, *analysis.optional_imports, *closure.imports},
+        surely={*packing.modules, *analysis.imports},
     )
     captured = _captured(
         source,
@@ -232,6 +233,7 @@ def _captured(
     held = {**session.unchanged, **packing.sent}
     inputs = frozenset(name for name, value in held.items() if not isinstance(value, CODE))
     inputs -= HISTORY_NAMES
+    imports = frozenset(analysis.imports | modules.sure_imports)
     optional = analysis.optional_imports | closure.imports | modules.imports
     return Captured(
         payload=packing.packed.head,
@@ -248,8 +250,8 @@ def _captured(
         may_be_asked_for=_may_be_asked_for(packing, closure),
         modules=frozenset(packing.modules),
         needed_by=packing.needed_by,
-        imports=frozenset(analysis.imports),
-        optional_imports=frozenset(optional - analysis.imports),
+        imports=imports,
+        optional_imports=frozenset(optional - imports),
         user_modules=modules.roots,
         dynamic=frozenset(analysis.dynamic),
         named_files=frozenset(analysis.files),

@@ -15,14 +15,14 @@ import struct
 import sys
 import sysconfig
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from ..errors import CaptureError
 from ..resources import format_bytes
-from .import_statements import module_names
+from .import_statements import imports_of, module_names
 from .withheld import is_secret_name
 
 _PYTHON_SUFFIXES: Final = (".py", ".pyi")
@@ -63,7 +63,9 @@ class UserModules:
     files: tuple[ModuleFile, ...] = ()
     notes: tuple[str, ...] = ()
     imports: frozenset[str] = frozenset()
-    """Modules of others that they import at their top level."""
+    """Modules that they import anywhere."""
+    sure_imports: frozenset[str] = frozenset()
+    """Those of them that are surely imported with what the cell surely imports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class _Source:
     stamp: tuple[int, int]
     data: bytes
     imports: frozenset[str]
+    sure_imports: frozenset[str]
     code: types.CodeType | None
 
 
@@ -84,8 +87,12 @@ _nobody: set[str] = set()
 """Roots that were looked at and are nobody's own code: looked at with each cell otherwise."""
 
 
-def collect(modules: Iterable[str]) -> UserModules:
+def collect(modules: Iterable[str], *, surely: Iterable[str] = ()) -> UserModules:
     """Return the files of those of ``modules`` that are the user's own, and of what they import.
+
+    Args:
+        modules: dotted names.
+        surely: those of them that will be imported for sure.
 
     Raises:
         CaptureError: a module is too large to travel, or its file is gone.
@@ -94,6 +101,7 @@ def collect(modules: Iterable[str]) -> UserModules:
     done: dict[str, list[ModuleFile]] = {}
     notes: list[str] = []
     imports: set[str] = set()
+    entries: dict[str, frozenset[str]] = {}
     while todo:
         root = todo.pop()
         if root in done or _is_known_not_to_be_theirs(root):
@@ -107,9 +115,26 @@ def collect(modules: Iterable[str]) -> UserModules:
             taken.take(path)
         notes += taken.all_notes()
         imports |= taken.imports
+        entries[root] = taken.entry_imports
         todo += sorted({name.partition(".")[0] for name in taken.imports})
     files = [file for root in sorted(done) for file in done[root]]
-    return UserModules(frozenset(done), tuple(files), tuple(notes), frozenset(imports))
+    sure = _surely_imported(surely, entries)
+    return UserModules(frozenset(done), tuple(files), tuple(notes), frozenset(imports), sure)
+
+
+def _surely_imported(
+    modules: Iterable[str], entries: Mapping[str, frozenset[str]]
+) -> frozenset[str]:
+    """Return what the first files of ``modules`` import for sure, and theirs, and so on."""
+    todo = {name.partition(".")[0] for name in modules} & entries.keys()
+    found: set[str] = set()
+    seen: set[str] = set()
+    while todo:
+        root = todo.pop()
+        seen.add(root)
+        found |= entries[root]
+        todo |= ({name.partition(".")[0] for name in entries[root]} & entries.keys()) - seen
+    return frozenset(found)
 
 
 def is_user_module(name: str) -> bool:
@@ -163,6 +188,7 @@ class _Taken:
         self.root = root
         self.files: list[ModuleFile] = []
         self.imports: set[str] = set()
+        self.entry_imports: frozenset[str] = frozenset()
         self._bytes = 0
         self._large: list[str] = []
         self._secret: list[str] = []
@@ -201,6 +227,8 @@ class _Taken:
         source = _read(path, (stat.st_mtime_ns, stat.st_size))
         self.files.append(ModuleFile(target, source.data))
         self.imports |= source.imports
+        if module == self.root:
+            self.entry_imports = source.sure_imports
         loaded = sys.modules.get(module)
         if is_python and loaded is not None and _differs(loaded, path, source):
             self._changed.append(target)
@@ -244,15 +272,15 @@ def _read(path: Path, stamp: tuple[int, int]) -> _Source:
     known = _sources.get(str(path))
     if known is not None and known.stamp == stamp:
         return known
-    data, imports, code = path.read_bytes(), frozenset[str](), None
+    data, imports, sure, code = path.read_bytes(), frozenset[str](), frozenset[str](), None
     if path.suffix == ".py":
         try:
             tree = ast.parse(data)
-            imports = frozenset(_imports_of(tree))
+            imports, sure = frozenset(_imports_of(tree)), frozenset(imports_of(tree).sure)
             code = compile(tree, str(path), "exec", dont_inherit=True)
         except (SyntaxError, ValueError):
             pass  # the cell shows the error when it imports the file
-    source = _sources[str(path)] = _Source(stamp, data, imports, code)
+    source = _sources[str(path)] = _Source(stamp, data, imports, sure, code)
     return source
 
 

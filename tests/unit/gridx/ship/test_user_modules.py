@@ -112,9 +112,27 @@ def test_a_module_that_only_the_cell_imports_travels_with_what_it_imports_itself
     cell = "import outer\nprint(outer.f())"
     captured = capture(cell, notebook)
     assert {file.path for file in captured.files} == {"outer.py", "extra.py", "lazy.py"}
-    assert "json" in captured.optional_imports
+    assert captured.imports == {"outer", "json"}
+    assert {"extra", "lazy"} <= captured.optional_imports
     assert _run(cell, captured, fresh) == "3\n"
     assert "outer" not in sys.modules  # capture looks, and imports nothing
+
+
+def test_a_package_that_a_user_module_surely_imports_is_needed_too(
+    notebook: dict[str, Any], beside: Path
+) -> None:
+    _write(
+        beside,
+        {
+            "first.py": "import second",
+            "second/__init__.py": "import cv2",
+            "second/other.py": "import torch",
+            "third.py": "import keras",
+        },
+    )
+    captured = capture("import first\ndef f():\n    import third", notebook)
+    assert captured.imports == {"first", "second", "cv2"}
+    assert captured.optional_imports == {"torch", "third", "keras"}
 
 
 def test_an_instance_of_a_class_of_a_user_module_is_one_of_it_there(
