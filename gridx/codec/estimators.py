@@ -11,6 +11,7 @@ fitted the estimator opens nothing: then the value stays an Opaque, with its pic
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -49,6 +50,10 @@ ESTIMATORS: Final = {name: module for module, names in _MODULES.items() for name
 """Each class, and the public module that it is found in."""
 # What a later `fit` would trust: a start that does not fit its data, a folder of pickles.
 _MUST_BE_OFF: Final = ("warm_start", "memory")
+_PRIVATE: Final = frozenset(
+    ["_algorithm", "_fill_dtype", "_fit_dtype", "_fit_svd_solver", "_label_binarizer", "_max_components", "_max_degree", "_min_degree", "_n_features_out", "_n_init", "_n_out_full", "_n_threads", "_scaler", "_sklearn_output_config", "_strategy", "_tol", "_unmixing"]
+)
+"""What these classes keep beside their parameters and fitted attributes."""
 _MAX_FALLBACK_BYTES: Final = 4 << 20
 _MAX_THREADS: Final = 256
 
@@ -60,7 +65,7 @@ def encode_estimator(encoder: Encoder, value: Any, depth: int) -> list[Any]:
     if module is None or getattr(module, name, None) is not type(value):
         raise Unsupported(type(value).__qualname__)
     fields = vars(value)
-    if not all(map(user_values.is_field_name, fields)) or _is_off(fields):
+    if not _are_fields(type(value), list(fields)) or _is_off(fields):
         raise Unsupported(name)
     blobs = len(encoder.blobs)
     with encoder.all_open() as is_outermost:
@@ -73,6 +78,21 @@ def encode_estimator(encoder: Encoder, value: Any, depth: int) -> list[Any]:
             fallback = encoder.pickled(value)
     version = str(loaded("sklearn").__version__)
     return [tags.ESTIMATOR, name, version, list(fields), parts, fallback]
+
+
+def _are_fields(cls: Any, names: list[Any]) -> bool:
+    """Return whether ``names`` are parameters and fitted attributes: nothing of the class itself.
+
+    An attribute in the place of a method, or of what makes its picture in a notebook, would act.
+    """
+    parameters = inspect.signature(cls.__init__).parameters
+    return all(
+        user_values.is_field_name(name)
+        and (
+            name in parameters or (not hasattr(cls, name) and (name[0] != "_" or name in _PRIVATE))
+        )
+        for name in names
+    )
 
 
 def _is_off(fields: dict[str, Any]) -> bool:
@@ -96,6 +116,7 @@ def _decode_estimator(decoder: Decoder, node: list[Any], depth: int) -> Any:
     decoder.check(not _is_off(fields), "estimator")
     if cls is None:
         return made
+    decoder.check(_are_fields(cls, names), "estimator")
     _check_threads(decoder, fields)
     if node[1] == "KMeans":
         _check_centers(decoder, fields)

@@ -423,7 +423,8 @@ def _decode_named_tuple(decoder: Decoder, node: list[Any], depth: int) -> object
     if cls is None:
         return decoder.place(_placeholder(decoder, node))
     fields = getattr(cls, "_fields", None)
-    if not issubclass(cls, tuple) or type(fields) is not tuple or len(fields) != len(parts):
+    is_plain = issubclass(cls, tuple) and not hasattr(cls, "__del__")
+    if not is_plain or type(fields) is not tuple or len(fields) != len(parts):
         raise CodecError(f"{node[2]!r} is another named tuple here.")
     return decoder.place(tuple.__new__(cls, parts))
 
