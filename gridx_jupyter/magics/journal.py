@@ -101,7 +101,8 @@ class Journal:
     def note_position(self, job_id: str, position: Position) -> None:
         """Remember how far the output was shown, at most once a second."""
         now_s = time.monotonic()
-        if now_s - self._position_at_s < _POSITION_EVERY_S:
+        is_of_the_grid = position.attempt > 0  # not of a process here, nor from the cache
+        if not is_of_the_grid or now_s - self._position_at_s < _POSITION_EVERY_S:
             return
         self._position_at_s = now_s
         try:

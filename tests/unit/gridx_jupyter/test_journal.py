@@ -79,6 +79,8 @@ def test_the_place_of_the_output_is_remembered(tmp_path: Path) -> None:
     journal, kept = Journal(tmp_path, "a.ipynb"), entry()
     journal.write(kept)
     assert journal.position(kept.job_id) == Position()
+    journal.note_position("local", Position())
+    assert not list(tmp_path.rglob("local*"))
     journal.note_position(kept.job_id, Position(attempt=1, offset=7))
     assert journal.position(kept.job_id) == Position(attempt=1, offset=7)
 
