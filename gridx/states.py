@@ -41,9 +41,7 @@ class CallState(StrEnum):
 
 
 FINAL_JOB_STATES: Final = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
-FINAL_CALL_STATES: Final = frozenset(
-    {CallState.COMPLETED, CallState.FAILED, CallState.CANCELLED}
-)
+FINAL_CALL_STATES: Final = frozenset({CallState.COMPLETED, CallState.FAILED, CallState.CANCELLED})
 LIVE_ATTEMPT_STATES: Final = frozenset({AttemptState.LEASED, AttemptState.RUNNING})
 
 
