@@ -35,7 +35,7 @@ check: setup ## Static checks and unit tests, under a minute
 	@.venv/bin/lint-imports --no-logo
 	@$(PY) -m coordinator.main openapi --check
 	@$(PY) scripts/check_docs.py
-	@$(PY) -m pytest tests/unit -q -p no:cacheprovider
+	@$(PY) -m pytest tests/unit -q -p no:cacheprovider -m "not slow"
 
 unit: setup ## Unit tests alone
 	@$(PY) -m pytest tests/unit -q $(PYTEST_ARGS)

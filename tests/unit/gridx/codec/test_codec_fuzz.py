@@ -9,6 +9,7 @@ _ROOT = Path(__file__).parents[4]
 _CASES = 3_000
 
 
+@pytest.mark.slow
 def test_what_a_hostile_worker_may_send_is_refused_cleanly_or_can_be_used() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.fuzz.chunk", "1", str(_CASES)],

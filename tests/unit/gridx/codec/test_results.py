@@ -377,6 +377,7 @@ def test_a_closed_value_is_opened_where_the_cell_runs_and_not_here(grid: Grid) -
     assert grid.names["n"] != os.getpid()
 
 
+@pytest.mark.slow
 def test_a_model_that_comes_home_closed_is_used_in_the_next_cell(grid: Grid) -> None:
     applied = grid.there(_FOREST)
     names = grid.names
@@ -395,6 +396,7 @@ def test_a_model_that_comes_home_closed_is_used_in_the_next_cell(grid: Grid) -> 
     assert set(applied.bound) == {"same", "right", "kind"}
 
 
+@pytest.mark.slow
 def test_a_closed_model_that_a_later_cell_changes_is_bound_anew(grid: Grid) -> None:
     grid.there(_FOREST)
     model = grid.names["model"]

@@ -45,6 +45,7 @@ def test_values_without_formulas_allow_no_name_to_be_asked_for(notebook: dict[st
     assert not capture("print(a)", notebook).may_be_asked_for
 
 
+@pytest.mark.slow
 def test_what_a_formula_lacks_is_named_until_it_has_all(
     fitted: dict[str, Any], fresh: FreshProcesses
 ) -> None:
@@ -62,6 +63,7 @@ def test_what_a_formula_lacks_is_named_until_it_has_all(
     assert answer["out"] == f"{fitted['fit'].params.round(2).tolist()}\n"
 
 
+@pytest.mark.slow
 def test_a_formula_is_restored_after_the_data_that_it_may_read(
     fitted: dict[str, Any], fresh: FreshProcesses
 ) -> None:
