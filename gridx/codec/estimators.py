@@ -51,7 +51,25 @@ ESTIMATORS: Final = {name: module for module, names in _MODULES.items() for name
 # What a later `fit` would trust: a start that does not fit its data, a folder of pickles.
 _MUST_BE_OFF: Final = ("warm_start", "memory")
 _PRIVATE: Final = frozenset(
-    ["_algorithm", "_fill_dtype", "_fit_dtype", "_fit_svd_solver", "_label_binarizer", "_max_components", "_max_degree", "_min_degree", "_n_features_out", "_n_init", "_n_out_full", "_n_threads", "_scaler", "_sklearn_output_config", "_strategy", "_tol", "_unmixing"]
+    [
+        "_algorithm",
+        "_fill_dtype",
+        "_fit_dtype",
+        "_fit_svd_solver",
+        "_label_binarizer",
+        "_max_components",
+        "_max_degree",
+        "_min_degree",
+        "_n_features_out",
+        "_n_init",
+        "_n_out_full",
+        "_n_threads",
+        "_scaler",
+        "_sklearn_output_config",
+        "_strategy",
+        "_tol",
+        "_unmixing",
+    ]
 )
 """What these classes keep beside their parameters and fitted attributes."""
 _MAX_FALLBACK_BYTES: Final = 4 << 20
