@@ -212,6 +212,10 @@ _PACKED: Final[dict[int, _Rule]] = {
 }
 
 
+_ITEM_BYTES: Final = {tags.FLOATS: 8, tags.INTS: 8, tags.BOOLS: 1, tags.STRINGS: 4}
+"""Bytes of an element in the last blob of a packed list."""
+
+
 def _decode_packed(decoder: Decoder, node: list[Any], depth: int) -> Any:
     return decoder.place(_PACKED[node[0]](decoder, node, depth))
 
@@ -278,10 +282,26 @@ def _decode_columns(
         yield decoder.text(name, 1_000), _decode_column(decoder, node, depth, count)
 
 
+def _counted(decoder: Decoder, count: Any, columns: list[Any]) -> int:
+    """Return ``count``, once every column says that it is as long: nothing is made before."""
+    decoder.integer(count, 1)
+    for node in columns:
+        decoder.check(type(node) is list and len(node) > 1 and type(node[0]) is int, "column")
+        if node[0] == tags.LIST:
+            length = len(node) - 1
+        elif node[0] == tags.SEQUENCES:
+            length = node[2] if len(node) == 4 else 0
+        else:
+            decoder.check(node[0] in _ITEM_BYTES, "column")
+            length = len(decoder.raw(node[-1])) // _ITEM_BYTES[node[0]]
+        decoder.check(length == count, "column")
+    decoder.count(count)
+    return int(count)
+
+
 def _rows(decoder: Decoder, node: list[Any], depth: int) -> Any:
     decoder.check(len(node) > 3, "rows")
-    count = decoder.integer(node[1], 1)
-    decoder.count(count)
+    count = _counted(decoder, node[1], node[3:])
     made: list[Any] = []
     seen = decoder.place(made)
     rows: list[dict[str, Any]] = [{} for _ in range(count)]
@@ -294,8 +314,7 @@ def _rows(decoder: Decoder, node: list[Any], depth: int) -> Any:
 
 def _objects(decoder: Decoder, node: list[Any], depth: int) -> Any:
     decoder.check(len(node) > 5, "objects")
-    count = decoder.integer(node[1], 1)
-    decoder.count(count)
+    count = _counted(decoder, node[1], node[5:])
     made: list[Any] = []
     seen = decoder.place(made)
     plan = user_values.plan_of(decoder, node[2], node[3], node[4])

@@ -68,7 +68,7 @@ def main(seed: int, count: int, only: str | None) -> int:
         name = chooser.choices(names, weights)[0]
         case_seed = seed * 10_000_000 + number
         chance = random.Random(case_seed)
-        began_s = time.perf_counter()
+        began_s = time.process_time()
         _watching = True
         try:
             outcome = made[name][0](chance)
@@ -79,7 +79,7 @@ def main(seed: int, count: int, only: str | None) -> int:
             wrong.append({"target": name, "seed": case_seed, "raised": f"{exc!r:.300}"})
         finally:
             _watching = False
-        took_s = time.perf_counter() - began_s
+        took_s = time.process_time() - began_s
         slowest = max(slowest, (took_s, name, case_seed))
         if took_s > _SLOW_S:
             wrong.append({"target": name, "seed": case_seed, "slow_s": round(took_s, 1)})
