@@ -273,15 +273,16 @@ def show_why(notebook: Notebook, rest: str) -> None:
             )
         return
     view = notebook.connection.client.job(job_id)
-    print(f"{view.job_id} is {clean_line(view.status, 20)}{_reason(view)}")
+    print(f"{view.job_id} ({clean_line(view.status, 20)}){_reason(view)}")
 
 
 def _reason(view: JobView) -> str:
     if view.waiting:
         return f": {clean_line(view.waiting, 300)}"
     if view.reason is not None:
-        return f": {clean_line(f'{view.reason.message} {view.reason.hint}', 300)}"
-    return "."
+        sentence = view.reason.message.rstrip(".")
+        return f": {clean_line(f'{sentence}. {view.reason.hint}', 300)}"
+    return ""
 
 
 def show_needs(notebook: Notebook, rest: str) -> None:

@@ -162,7 +162,7 @@ def test_why_and_needs_say_what_is_taken_along(kernel: Kernel) -> None:
     good(kernel.run("%%gridx\ny = f(2)"))
     why = good(kernel.run("%gridx why"))
     assert re.search(r"^ +k +\d+ B +\w", why, re.MULTILINE)
-    assert "is completed." in why
+    assert "(completed)" in why
     needs = good(kernel.run("%gridx needs {n: f(n) for n in range(k)}"))
     assert re.search(r"^ +f +code", needs, re.MULTILINE)
 
