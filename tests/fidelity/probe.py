@@ -73,6 +73,10 @@ def _of(value: Any, depth: int = 0) -> Any:
         return [kind.__name__, *_of_numpy(sys.modules["numpy"].asarray(value), depth)]
     if (home == "pandas" and hasattr(value, "tolist")) or kind.__name__ == "DataFrame":
         return _of_pandas(value, depth)
+    if home == "scipy" and hasattr(value, "toarray"):
+        return [kind.__name__, *_of_numpy(value.toarray(), depth)]
+    if home == "PIL" and hasattr(value, "tobytes"):
+        return [value.mode, list(value.size), _digest(value.tobytes())]
     fields = getattr(value, "__dict__", None)
     if kind.__module__ == "__main__" and isinstance(fields, dict):
         return [kind.__qualname__, _of(fields, depth + 1)]
