@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..ship.analysis import transform
 from . import tags
-from .failures import Unsupported
+from .failures import CodecError, Unsupported
+from .libraries import load
 
 if TYPE_CHECKING:
     from .decode import Decoder
@@ -25,6 +26,15 @@ _USER_MODULE: Final = "__main__"
 _CELL: Final = ""
 """Stands for the cell itself, where a name of a function of the user stands else."""
 _MAX_CODES: Final = 10_000
+_MAX_SIGNATURE: Final = 1_000
+_MAX_ARGUMENTS: Final = 100
+_VECTORIZED_STATE: Final = frozenset(
+    {
+        "pyfunc", "otypes", "excluded", "cache", "signature",
+        "__name__", "__doc__", "_doc", "_ufunc", "_in_and_out_core_dims",
+    }
+)  # fmt: skip
+"""What the constructor of ``np.vectorize`` sets; another attribute is the user's."""
 
 
 def codes_of_cell(source: str, file: str = "<cell>", line_offset: int = 0) -> list[types.CodeType]:
@@ -131,6 +141,41 @@ def encode_partial(encoder: Encoder, value: Any, depth: int) -> list[Any]:
     return node
 
 
+def encode_vectorized(encoder: Encoder, value: Any, depth: int) -> list[Any]:
+    """Return the node of an ``np.vectorize`` of a function of the user.
+
+    Raises:
+        Unsupported: it is made of other code, or holds what its constructor does not set.
+    """
+    if vars(value).keys() - _VECTORIZED_STATE or not _is_of_user(value.pyfunc):
+        raise Unsupported("a function over arrays with more state")
+    otypes = value.otypes if isinstance(value.otypes, str) else list(value.otypes or ())
+    excluded = list(value.excluded)
+    if not _is_quick_signature(value.signature) or not _are_arguments(excluded):
+        raise Unsupported("a very long signature")
+    with encoder.all_open(), encoder.busy(value):
+        function = encoder.node(value.pyfunc, depth)
+        kinds = otypes if isinstance(otypes, str) else encoder.nodes(otypes, depth)
+    encoder.mark(value)
+    doc = encoder.node(vars(value).get("_doc"))
+    options = [value.otypes is not None, kinds, doc, excluded, bool(value.cache), value.signature]
+    return [tags.VECTORIZED, function, *options]
+
+
+def _is_of_user(function: Any) -> bool:
+    return type(function) is types.FunctionType and function.__module__ == _USER_MODULE
+
+
+def _is_quick_signature(signature: Any) -> bool:
+    """Return whether numpy parses it at once: it runs regular expressions over it."""
+    return signature is None or (type(signature) is str and len(signature) <= _MAX_SIGNATURE)
+
+
+def _are_arguments(excluded: list[Any]) -> bool:
+    are_known = all(type(one) in (int, str) for one in excluded)
+    return are_known and len(excluded) <= _MAX_ARGUMENTS
+
+
 # ---------------------------------------------------------------- decode
 
 
@@ -212,4 +257,38 @@ def _decode_partial(decoder: Decoder, node: list[Any], depth: int) -> Any:
     return decoder.place(functools.partial(function, *arguments, **keywords))
 
 
-DECODERS: Final = {tags.FUNCTION: _decode_function, tags.PARTIAL: _decode_partial}
+def _decode_vectorized(decoder: Decoder, node: list[Any], depth: int) -> Any:
+    numpy = load("numpy")
+    decoder.check(len(node) == 8 and type(node[2]) is bool and type(node[6]) is bool, "vectorize")
+    function = decoder.value(node[1], depth)
+    otypes = _otypes(decoder, node[3], depth)
+    doc = decoder.value(node[4], depth)
+    decoder.check(doc is None or type(doc) is str, "vectorize")
+    decoder.check(type(node[5]) is list and _are_arguments(node[5]), "vectorize")
+    decoder.check(_is_quick_signature(node[7]), "vectorize")
+    if not _is_of_user(function):
+        return decoder.place(decoder.placeholder("numpy.vectorize"))
+    kinds = otypes if node[2] else None
+    # Its constructor looks at names alone; nothing is called before the user does.
+    try:
+        made = numpy.vectorize(function, kinds, doc, set(node[5]), node[6], node[7])
+    except (ValueError, TypeError):
+        raise CodecError("The result is malformed (vectorize).") from None
+    return decoder.place(made)
+
+
+def _otypes(decoder: Decoder, node: Any, depth: int) -> Any:
+    numpy = load("numpy")
+    decoder.check(type(node) in (str, list) and len(node) <= _MAX_ARGUMENTS, "vectorize")
+    kinds = node if type(node) is str else decoder.parts(node, depth)
+    for kind in kinds:
+        is_letter = type(kind) is str and len(kind) == 1 and kind in numpy.typecodes["All"]
+        decoder.check(is_letter or isinstance(kind, numpy.dtype), "vectorize")
+    return kinds
+
+
+DECODERS: Final = {
+    tags.FUNCTION: _decode_function,
+    tags.PARTIAL: _decode_partial,
+    tags.VECTORIZED: _decode_vectorized,
+}

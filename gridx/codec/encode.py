@@ -227,7 +227,8 @@ class Encoder:
     def forget(self, marked: int, blobs: int) -> None:
         """Take back all numbers from ``marked`` on, and all blobs from ``blobs`` on."""
         for value in self._marked[marked:]:
-            del self._memo[id(value)]
+            # One that holds itself through a tuple has been numbered twice.
+            self._memo.pop(id(value), None)
         del self._marked[marked:]
         del self.blobs[blobs:]
 

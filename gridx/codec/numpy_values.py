@@ -6,7 +6,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from . import random_values, tags, user_values
+from . import code_values, random_values, tags, user_values
 from .failures import Unsupported
 from .libraries import load, loaded
 
@@ -44,6 +44,8 @@ def encode_numpy(encoder: Encoder, value: Any, depth: int) -> list[Any]:
         return [tags.NUMPY_SCALAR, _dtype_node(value.dtype), value.tobytes()]
     if isinstance(value, numpy.dtype):
         return [tags.NUMPY_DTYPE, _OBJECT if value.kind == "O" else _dtype_node(value)]
+    if kind is numpy.vectorize:
+        return code_values.encode_vectorized(encoder, value, depth)
     return random_values.encode_generator(encoder, value, depth)
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from . import arrow_values, packed_text, tags
+from . import arrow_values, packed_text, period_values, tags
 from .failures import CodecError, LibraryMissing, Unsupported
 from .libraries import load, loaded
 from .numpy_values import (
@@ -14,6 +14,7 @@ from .numpy_values import (
     check_hashable_objects,
     decode_array,
     encode_array,
+    encode_numpy,
     is_of_objects,
 )
 
@@ -36,6 +37,7 @@ _MASKED: Final = frozenset(
         "boolean",
     ]
 )
+_CLOSED: Final = ("left", "right", "both", "neither")
 _UNITS: Final = ("s", "ms", "us", "ns")
 _FREQUENCY: Final = re.compile(r"-?\d{0,9}[A-Za-z]{1,4}(-[A-Z]{3})?\Z")
 # An index is lazy: a longer one would become a memory bomb at its first use.
@@ -56,6 +58,10 @@ def encode_pandas(encoder: Encoder, value: Any, depth: int) -> list[Any]:
         return [tags.TIMESTAMP, value.asm8.view("i8").item(), value.unit, zone]
     if cls is pandas.Timedelta:
         return [tags.PANDAS_TIMEDELTA, value.asm8.view("i8").item(), value.unit]
+    if cls is pandas.Period:
+        return period_values.encode_period(encoder, value)
+    if cls is pandas.Interval:
+        return _interval(encoder, value, depth)
     if cls is pandas.DataFrame:
         encoder.mark(value)
         columns, index = _index(encoder, value.columns, depth), _index(encoder, value.index, depth)
@@ -75,6 +81,23 @@ def encode_pandas(encoder: Encoder, value: Any, depth: int) -> list[Any]:
     if isinstance(value, pandas.api.extensions.ExtensionArray):
         return _column(encoder, value, depth)
     raise Unsupported(cls.__qualname__)
+
+
+def _interval(encoder: Encoder, value: Any, depth: int) -> list[Any]:
+    ends = [_end(encoder, end, depth) for end in (value.left, value.right)]
+    return [tags.INTERVAL, *ends, value.closed]
+
+
+def _end(encoder: Encoder, end: Any, depth: int) -> Any:
+    # By its own rule: never as a name of the user's, which may stand for something else by then.
+    pandas, numpy = loaded("pandas"), loaded("numpy")
+    if type(end) in (int, float):
+        return encoder.node(end)
+    if type(end) in (pandas.Timestamp, pandas.Timedelta):
+        return encode_pandas(encoder, end, depth)
+    if isinstance(end, (numpy.integer, numpy.floating)):
+        return encode_numpy(encoder, end, depth)
+    raise Unsupported("an interval of something else")
 
 
 def _index(encoder: Encoder, index: Any, depth: int) -> list[Any]:
@@ -114,6 +137,11 @@ def _column(encoder: Encoder, array: Any, depth: int) -> list[Any]:
     if isinstance(dtype, pandas.DatetimeTZDtype):
         stamps = encode_array(encoder, _plain(array.asi8), depth)
         return [tags.ZONED, stamps, dtype.unit, encoder.time_zone(dtype.tz)]
+    if isinstance(dtype, pandas.PeriodDtype):
+        return period_values.encode_periods(encoder, array, depth)
+    if isinstance(dtype, pandas.IntervalDtype):
+        ends = [_column(encoder, end.array, depth) for end in (array.left, array.right)]
+        return [tags.INTERVALS, *ends, array.closed]
     if isinstance(dtype, pandas.StringDtype):
         return _text_column(encoder, array, dtype)
     if str(dtype) in _MASKED:
@@ -314,6 +342,33 @@ def _decode_masked(decoder: Decoder, node: list[Any], depth: int) -> Any:
     return _build("masked column", lambda: make(data, mask))
 
 
+def _decode_intervals(decoder: Decoder, node: list[Any], depth: int) -> Any:
+    pandas = load("pandas")
+    decoder.check(len(node) == 4 and node[3] in _CLOSED, "intervals")
+    left, right = (_ends(decoder, part, depth) for part in node[1:3])
+    decoder.check(len(left) == len(right) and left.dtype == right.dtype, "intervals")
+    make = pandas.arrays.IntervalArray.from_arrays
+    return _build("intervals", lambda: make(pandas.Index(left), pandas.Index(right), node[3]))
+
+
+def _ends(decoder: Decoder, node: Any, depth: int) -> Any:
+    is_known = type(node) is list and node and node[0] in (tags.ARRAY, tags.ZONED)
+    decoder.check(is_known, "intervals")
+    ends = _decode_column(decoder, node, depth)
+    decoder.check(node[0] == tags.ZONED or ends.dtype.kind in "iufmM", "intervals")
+    return ends
+
+
+def _decode_interval(decoder: Decoder, node: list[Any], depth: int) -> Any:
+    pandas, numpy = load("pandas"), load("numpy")
+    decoder.check(len(node) == 4 and node[3] in _CLOSED, "interval")
+    ends = decoder.parts(node[1:3], depth)
+    known = (pandas.Timestamp, pandas.Timedelta, numpy.integer, numpy.floating)
+    for end in ends:
+        decoder.check(type(end) in (int, float) or isinstance(end, known), "interval")
+    return _build("interval", lambda: pandas.Interval(*ends, closed=node[3]))
+
+
 def _decode_timestamp(decoder: Decoder, node: list[Any], depth: int) -> Any:
     pandas, numpy = load("pandas"), load("numpy")
     decoder.check(len(node) == 4 and node[2] in _UNITS, "timestamp")
@@ -344,6 +399,8 @@ _COLUMNS: Final[dict[int, Callable[[Decoder, list[Any], int], Any]]] = {
     tags.ZONED: _decode_zoned,
     tags.TEXT_COLUMN: _decode_text,
     tags.MASKED: _decode_masked,
+    tags.PERIODS: period_values.decode_periods,
+    tags.INTERVALS: _decode_intervals,
 }
 
 DECODERS: Final[dict[int, Callable[[Decoder, list[Any], int], Any]]] = {
@@ -356,6 +413,10 @@ DECODERS: Final[dict[int, Callable[[Decoder, list[Any], int], Any]]] = {
     tags.ZONED: _decode_column,
     tags.MASKED: _decode_column,
     tags.TEXT_COLUMN: _decode_column,
+    tags.PERIODS: _decode_column,
+    tags.INTERVALS: _decode_column,
+    tags.PERIOD: period_values.decode_period,
+    tags.INTERVAL: _decode_interval,
     tags.PANDAS_DTYPE: _decode_dtype,
     tags.TIMESTAMP: _decode_timestamp,
     tags.PANDAS_TIMEDELTA: _decode_timedelta,

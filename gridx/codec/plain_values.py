@@ -1,4 +1,4 @@
-"""Small things with plain state: iterators, namespaces, typed arrays, what IPython makes of text."""
+"""Small things with plain state: iterators, namespaces, typed arrays, files in memory, captured text."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ _MADE_BY_NAME: Final[tuple[Any, ...]] = (enumerate, zip, itertools.count)
 _PLAIN_OBJECT: Final = "object"
 _TYPE_CODES: Final = "bBhHiIlLqQfd"
 _MAX_INDEX: Final = 1 << 60
+_NEWLINE: Final = "\n"
 
 
 def encode_iterator(encoder: Encoder, value: Any, depth: int) -> list[Any]:
@@ -82,6 +83,21 @@ def encode_typed_array(encoder: Encoder, value: Any, depth: int) -> list[Any]:
         raise Unsupported("an array of characters")
     encoder.mark(value)
     return [tags.TYPED_ARRAY, value.typecode, value.itemsize, encoder.blob(value.tobytes())]
+
+
+def encode_memory_file(encoder: Encoder, value: Any, depth: int) -> list[Any]:
+    """Return the node of an ``io.BytesIO`` or ``io.StringIO``: its contents and position.
+
+    Raises:
+        Unsupported: it has attributes, translates line ends, or stands beyond its end.
+        ValueError: it has been closed.
+    """
+    content, *newline, position, fields = value.__getstate__()
+    if fields or newline not in ([], [_NEWLINE]) or position > len(content):
+        raise Unsupported("a file in memory with more state")
+    encoder.mark(value)
+    node = encoder.blob(content) if type(content) is bytes else encoder.node(content, depth)
+    return [tags.MEMORY_FILE, type(value).__name__, node, position]
 
 
 def encode_of_ipython(encoder: Encoder, value: Any, depth: int) -> list[Any]:
@@ -159,6 +175,21 @@ def _decode_typed_array(decoder: Decoder, node: list[Any], depth: int) -> Any:
     return decoder.place(made)
 
 
+def _decode_memory_file(decoder: Decoder, node: list[Any], depth: int) -> Any:
+    decoder.check(len(node) == 4 and node[1] in ("BytesIO", "StringIO"), "file in memory")
+    made: io.BytesIO | io.StringIO
+    if node[1] == "BytesIO":
+        content = decoder.raw(node[2])
+        made = io.BytesIO(content)
+    else:
+        content = decoder.value(node[2], depth)
+        decoder.check(type(content) is str, "file in memory")
+        made = io.StringIO(content)
+    # Beyond the end the next write would fill what lies between.
+    made.seek(decoder.integer(node[3], 0, len(content)))
+    return decoder.place(made)
+
+
 ENCODERS: Final[dict[type, Callable[[Encoder, Any, int], Any]]] = {
     **dict.fromkeys(_OVER, encode_iterator),
     **dict.fromkeys(_REMAINING, encode_iterator),
@@ -166,10 +197,13 @@ ENCODERS: Final[dict[type, Callable[[Encoder, Any, int], Any]]] = {
     object: encode_plain,
     types.SimpleNamespace: encode_simple_namespace,
     array.array: encode_typed_array,
+    io.BytesIO: encode_memory_file,
+    io.StringIO: encode_memory_file,
 }
 
 DECODERS: Final = {
     tags.ITERATOR: _decode_iterator,
     tags.PLAIN: _decode_plain,
     tags.TYPED_ARRAY: _decode_typed_array,
+    tags.MEMORY_FILE: _decode_memory_file,
 }

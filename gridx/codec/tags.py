@@ -103,12 +103,19 @@ RECORD: Final = 79
 NAMED_RECORD: Final = 80
 # An instance of a class of the user that is derived from a builtin value or container.
 DERIVED: Final = 81
-COUNT: Final = 82
+# Files in memory, functions over arrays, pandas' spans of time and of numbers.
+MEMORY_FILE: Final = 82
+VECTORIZED: Final = 83
+PERIOD: Final = 84
+INTERVAL: Final = 85
+PERIODS: Final = 86
+INTERVALS: Final = 87
+COUNT: Final = 88
 
 NUMBERED_WHEN_MADE: Final = frozenset(
     {
         INDEX, RANGE_INDEX, MULTI_INDEX, CATEGORICAL, MASKED, ZONED, TEXT_COLUMN, ARROW_ARRAY,
-        ARROW_TABLE, POLARS_FRAME, SPARSE, IMAGE, TENSOR, GENERATOR, RANDOM,
+        ARROW_TABLE, POLARS_FRAME, SPARSE, IMAGE, TENSOR, GENERATOR, RANDOM, PERIODS, INTERVALS,
     }
 )  # fmt: skip
 """Values of libraries that get their number in the memo after their parts, where they are values

@@ -35,6 +35,8 @@ _DERIVED: Final[dict[str, type]] = {
 _CODE: Final = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
 _SCALARS: Final = frozenset({int, float, str, bytes, bool, complex, type(None)})
 _MAX_NESTING: Final = 4
+_ORIGIN: Final = "__orig_class__"
+"""What ``Box[int](3)`` leaves on the box; nothing but typing's introspection reads it."""
 Key = tuple[str, str]
 
 
@@ -240,8 +242,9 @@ def _pickles_itself(cls: Any) -> bool:
 
 def _fields(value: object, slots: Iterable[str]) -> dict[str, Any]:
     found = dict(getattr(value, "__dict__", {}))
+    found.pop(_ORIGIN, None)
     for name in slots:
-        if hasattr(value, name):
+        if name != _ORIGIN and hasattr(value, name):
             found[name] = getattr(value, name)
     return found
 

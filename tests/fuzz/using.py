@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from typing import Any
 
@@ -28,6 +29,14 @@ def use(value: Any, depth: int = 0) -> None:
         repr(value)
         value.astype(str)
         pickle.dumps(value)
+    elif isinstance(value, pd.api.extensions.ExtensionArray):
+        repr(value)
+        value.astype(str)
+    elif isinstance(value, np.vectorize):
+        value(np.arange(3.0))
+    elif isinstance(value, (io.BytesIO, io.StringIO)):
+        value.read()
+        value.write(value.getvalue()[:1])  # type: ignore[arg-type]  # of one type
     elif hasattr(value, "toarray"):
         _use_sparse(value)
     elif type(value).__module__.startswith("pyarrow"):

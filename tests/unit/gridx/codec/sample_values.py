@@ -10,6 +10,7 @@ import datetime as dt
 import decimal
 import enum
 import fractions
+import io
 import pathlib
 import random
 import re
@@ -110,12 +111,34 @@ class Refused(KeyError):
         self.where = where
 
 
+_T = typing.TypeVar("_T")
+
+
+class Box(typing.Generic[_T]):
+    """A generic class of the notebook."""
+
+    def __init__(self, content: _T) -> None:
+        self.content = content
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is Box and self.content == other.content
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def halved(number: float) -> float:
+    """Return half of ``number``: a function of the notebook."""
+    return number / 2
+
+
 NOTEBOOK_CLASSES = (
-    Point, Plain, Colour, Named, Refused, Access, Loudness, Shelf, Table, Metres, Word,
+    Point, Plain, Colour, Named, Refused, Access, Loudness, Shelf, Table, Metres, Word, Box,
 )  # fmt: skip
 for _cls in NOTEBOOK_CLASSES:
     _cls.__module__ = "__main__"
+halved.__module__ = "__main__"
 NAMESPACE: dict[str, Any] = {cls.__name__: cls for cls in NOTEBOOK_CLASSES}
+NAMESPACE["halved"] = halved
 
 
 def as_main() -> types.ModuleType:
@@ -172,6 +195,10 @@ def same(a: Any, b: Any) -> bool:
         return a.x == b.x and same(a.y, b.y)
     if isinstance(a, (set, frozenset)):
         return a == b or (len(a) == len(b) and all(any(same(x, y) for y in b) for x in a))
+    if isinstance(a, (io.BytesIO, io.StringIO)):
+        return a.getvalue() == b.getvalue() and a.tell() == b.tell()  # type: ignore[no-any-return]  # of one type
+    if isinstance(a, np.vectorize):
+        return {**vars(a), "_ufunc": {}} == {**vars(b), "_ufunc": {}}
     if a is pd.NA or a is pd.NaT:
         return a is b
     return bool(a == b or (a != a and b != b))
@@ -191,6 +218,11 @@ def _same_arrays(a: Any, b: Any) -> bool:
     return np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()
 
 
+def _at(file: Any, position: int) -> Any:
+    file.seek(position)
+    return file
+
+
 _random = np.random.default_rng(0)
 _levels = pd.MultiIndex.from_product([["a", "b"], [1, 2]], names=["u", None])
 FRAME = pd.DataFrame(
@@ -207,6 +239,18 @@ FRAME = pd.DataFrame(
         "sp": pd.array(["q", None, "w", "e"], dtype=pd.StringDtype("python", na_value=pd.NA)),
     }
 ).set_index(_levels)
+
+PERIOD_FRAME = pd.DataFrame(
+    {
+        "p": pd.PeriodIndex(["2020Q1", None, "2021Q4"], freq="Q"),
+        "i": pd.IntervalIndex.from_breaks([0, 1, 2, 3]),
+        "z": pd.interval_range(pd.Timestamp("2020", tz="Europe/Rome"), periods=3),
+        "d": pd.interval_range(pd.Timedelta(0), periods=3, freq="1h", closed="neither"),
+        "cut": pd.cut(pd.Series([1, 5, 9]), 2),
+        "u": [1, 2, 3],
+    },
+    index=pd.period_range("2020-01-01", periods=3, freq="D", name="day"),
+)
 
 VALUES: list[Any] = [
     None,
@@ -358,6 +402,28 @@ VALUES: list[Any] = [
     Loudness.LOW,
     Shelf(1, [2], label="top"),
     Table(a=1, b=[2]),
+    Box[int](3),
+    [Box[int](i) for i in range(40)],
+    _at(io.BytesIO(b"abc"), 2),
+    io.BytesIO(b"x" * 9_000),
+    _at(io.StringIO("line\né\ud800"), 6),
+    np.vectorize(halved),
+    np.vectorize(halved, [float], "its own", {0, "number"}, True),
+    np.vectorize(halved, "d", signature="(n)->(n)"),
+    pd.Period("2020-03", "M"),
+    pd.Interval(0, 2.5, "left"),
+    pd.Interval(pd.Timestamp("2020", tz="UTC"), pd.Timestamp("2021", tz="UTC")),
+    pd.Interval(np.int64(0), np.int64(2)),
+    PERIOD_FRAME,
+    PERIOD_FRAME.dtypes,
+    PERIOD_FRAME["p"].dt.to_timestamp(),
+    PERIOD_FRAME.groupby("cut", observed=True).size(),
+    PERIOD_FRAME.set_index(["p", "i"])["u"],
+    pd.period_range("2020", periods=2, freq="15min"),
+    pd.interval_range(0, 4, closed="both", name="r"),
+    pd.array(pd.period_range("0001", periods=2, freq="W-FRI")),
+    pd.arrays.IntervalArray.from_tuples([(0.5, 1), None]),
+    pd.PeriodIndex([], freq="D"),
     Metres(2.5),
     Word("w"),
     {"frame": pd.DataFrame({"a": [1]}), "points": [Point(1, pd.Series([1.5]))]},

@@ -295,6 +295,13 @@ def test_a_value_that_would_harm_its_user_is_refused(root: Any, blobs: list[byte
 
 
 _A = [tags.ARRAY, "<f8", [1], b"\0" * 8]
+_I = [tags.ARRAY, "<i8", [1], b"\0" * 8]
+_F = [tags.DEFINITION, "__main__", "halved"]
+
+
+def _periods(ordinal: int, frequency: Any) -> list[Any]:
+    node = [tags.ARRAY, "<i8", [1], ordinal.to_bytes(8, "little", signed=True)]
+    return [tags.PERIODS, node, frequency]
 
 
 @pytest.mark.parametrize(
@@ -353,6 +360,59 @@ _A = [tags.ARRAY, "<f8", [1], b"\0" * 8]
         [tags.ENUM, "__main__", "Access", ["R", "Q"]],
         [tags.ENUM, "__main__", "Access", []],
         [tags.ENUM, "__main__", "Colour", ["R", "G"]],
+        [tags.MEMORY_FILE, "BytesIO", b"abc", 4],
+        [tags.MEMORY_FILE, "BytesIO", b"abc", -1],
+        [tags.MEMORY_FILE, "BytesIO", b"abc", True],
+        [tags.MEMORY_FILE, "BytesIO", "abc", 0],
+        [tags.MEMORY_FILE, "StringIO", "abc", 4],
+        [tags.MEMORY_FILE, "StringIO", b"abc", 0],
+        [tags.MEMORY_FILE, "StringIO", [tags.LIST, "a"], 0],
+        [tags.MEMORY_FILE, "FileIO", "/etc/passwd", 0],
+        [tags.MEMORY_FILE, "BytesIO", b"abc"],
+        [tags.VECTORIZED, _F, True, "o f", None, [], False, None],
+        [tags.VECTORIZED, _F, True, ["i4,i4"], None, [], False, None],
+        [tags.VECTORIZED, _F, True, "d" * 101, None, [], False, None],
+        [tags.VECTORIZED, _F, True, [1], None, [], False, None],
+        [tags.VECTORIZED, _F, False, "", 1, [], False, None],
+        [tags.VECTORIZED, _F, False, "", None, [[tags.LIST]], False, None],
+        [tags.VECTORIZED, _F, False, "", None, [0] * 101, False, None],
+        [tags.VECTORIZED, _F, False, "", None, [], 1, None],
+        [tags.VECTORIZED, _F, False, "", None, [], False, "n->n"],
+        [tags.VECTORIZED, _F, False, "", None, [], False, "(" + "n," * 500_000],
+        [tags.VECTORIZED, _F, False, "", None, [], False, 5],
+        [tags.VECTORIZED, _F],
+        _periods(0, "os.system"),
+        _periods(0, "0D"),
+        _periods(0, "-1D"),
+        _periods(0, "Q-XYZ"),
+        _periods(0, "D" * 5),
+        _periods(0, "9999999999D"),
+        _periods(0, None),
+        _periods(2**62, "Y-DEC"),
+        _periods(-(2**40), "D"),
+        [tags.PERIODS, _A, "D"],
+        [tags.PERIODS, [tags.ARRAY, "<i8", [1, 1], b"\0" * 8], "D"],
+        [tags.PERIODS, 1, "D"],
+        [tags.PERIOD, 2**62, "M"],
+        [tags.PERIOD, "0", "M"],
+        [tags.PERIOD, 0, "os"],
+        [tags.INTERVALS, _A, _A, "open"],
+        [tags.INTERVALS, _A, _I, "left"],
+        [tags.INTERVALS, _A, [tags.ARRAY, "<f8", [2], b"\0" * 16], "left"],
+        [tags.INTERVALS, [tags.ARRAY, "<i8", [1], b"\1" + b"\0" * 7], _I, "left"],
+        [tags.INTERVALS, _A, [tags.ARRAY, "<f8", [1], b"\xff" * 8], "left"],
+        [tags.INTERVALS, *[[tags.ARRAY, "O", [1], [1]]] * 2, "left"],
+        [tags.INTERVALS, *[[tags.INTERVALS, _A, _A, "left"]] * 2, "left"],
+        [tags.INTERVALS, *[[tags.ARRAY, "|S1", [1], b"a"]] * 2, "left"],
+        [tags.INTERVAL, 1, 0, "left"],
+        [tags.INTERVAL, 0, 1, "open"],
+        [tags.INTERVAL, "a", "b", "left"],
+        [tags.INTERVAL, [tags.LIST], 1, "left"],
+        [tags.INTERVAL, 0, [tags.TIMESTAMP, 0, "ns", None], "left"],
+        [tags.FRAME, [tags.RANGE_INDEX, None, 0, 1, 1], [tags.RANGE_INDEX, None, 0, 2, 1],
+         _periods(0, "D")],
+        [tags.INDEX, None, _periods(0, "D"), "2D"],
+        [tags.OBJECT, "__main__", "Box", "content", 1, "__orig_class__", 1],
         [tags.DERIVED, "__main__", "Shelf", "dict", [tags.LIST], [], []],
         [tags.DERIVED, "__main__", "Point", "list", [tags.LIST], [], []],
         [tags.DERIVED, "__main__", "Shelf", "list", 5, [], []],
@@ -366,6 +426,37 @@ def test_a_forged_part_of_a_newer_kind_is_refused(root: Any) -> None:
     with pytest.raises(CodecError) as refusal:
         decode(_message(root), classes=_CLASSES)
     assert refusal.value.code == "bad_result"
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        1,
+        "halved",
+        [tags.DEFINITION, "os", "system"],
+        [tags.DEFINITION, "__main__", "Plain"],
+        [tags.OPAQUE, "f", "f", b"cos\nsystem\n."],
+        [tags.PARTIAL, _F, [tags.TUPLE], [tags.DICT]],
+    ],
+)
+def test_a_function_over_arrays_holds_a_function_of_the_user_and_nothing_else(
+    function: Any,
+) -> None:
+    node = [tags.VECTORIZED, function, False, "", None, [], False, None]
+    assert isinstance(decode(_message(node), classes=_CLASSES), Opaque)
+
+
+def test_a_function_over_arrays_is_made_without_a_call() -> None:
+    def loud(x: int) -> int:
+        raise AssertionError("it ran")
+
+    loud.__module__ = "__main__"
+    for kinds in ([False, ""], [True, "d"], [True, [[tags.NUMPY_DTYPE, "f4"], "S"]]):
+        for signature in (None, "(n),()->()"):
+            node = [tags.VECTORIZED, [tags.DEFINITION, "m", "loud"], *kinds, "d", [0, "x"], True]
+            made = decode(_message([*node, signature]), classes={("m", "loud"): loud})
+            assert made.pyfunc is loud
+            assert (made.excluded, made.signature) == ({0, "x"}, signature)
 
 
 class Finalised:

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import builtins
 import collections
+import functools
 import io
 import itertools
+import math
 import pickle
 import string
 import sys
@@ -22,11 +24,11 @@ from hypothesis.extra import pandas as hpd
 from gridx.codec import CodecError, Opaque, decode, encode, tags, user_classes
 from gridx.codec.framing import join
 
-from .sample_values import NAMESPACE, VALUES, Colour, Plain, Point, same
+from .sample_values import NAMESPACE, VALUES, Box, Colour, Plain, Point, halved, same
 
 _CLASSES = user_classes(NAMESPACE)
 _SCALARS = (
-    np.generic, np.dtype, pd.Timestamp, pd.Timedelta, pd.api.extensions.ExtensionDtype, float, str
+    np.generic, np.dtype, pd.Timestamp, pd.Timedelta, pd.Period, pd.Interval, pd.api.extensions.ExtensionDtype, float, str
 )  # fmt: skip
 # Values of these have no identity that anybody could see.
 _IMMUTABLE = ("builtins", "datetime", "decimal", "fractions", "uuid", "pathlib", "zoneinfo", "re")
@@ -360,7 +362,7 @@ def test_a_bare_object_keeps_its_identity_inside_a_message() -> None:
 
 def test_what_follows_a_value_that_cannot_be_encoded_still_refers_to_the_right_objects() -> None:
     shared = [1]
-    frame = pd.DataFrame({"a": [1], "p": pd.period_range("2020", periods=1)})
+    frame = pd.DataFrame({"a": [1], "p": pd.arrays.SparseArray([1])})
     back = _back([shared, {"bad": frame, "deep": [shared]}, shared, np.arange(2), [shared]])
     assert isinstance(back[1]["bad"], Opaque)
     assert back[2] is back[0] is back[4][0] is back[1]["deep"][0]
@@ -373,7 +375,7 @@ def test_what_follows_a_value_that_cannot_be_encoded_still_refers_to_the_right_o
         (threading.Lock(), "cannot be pickled"),
         ((i for i in range(3)), "cannot be pickled"),
         (string.Template("x"), "Template"),
-        (pd.period_range("2020", periods=3), "PeriodIndex"),
+        (pd.arrays.SparseArray([1, 0]), "SparseArray"),
         (collections.defaultdict(lambda: 1), "defaultdict"),
     ],
 )
@@ -398,6 +400,106 @@ def test_a_closed_value_that_is_sent_on_becomes_the_value_in_the_next_container(
     closed = _back(string.Template("inside"))
     there = pickle.loads(cloudpickle.dumps({"model": closed}))
     assert isinstance(there["model"], string.Template)
+
+
+def _cycle_that_fails() -> Any:
+    inner: list[Any] = []
+    ring = (inner,)
+    inner.append(ring)
+    plain = Plain()
+    vars(plain)["__odd__"] = plain.parts = [ring]
+    return plain
+
+
+def test_a_value_that_fails_after_a_cycle_through_a_tuple_travels_closed() -> None:
+    back = _back([_cycle_that_fails(), [1]])
+    assert isinstance(back[0], Opaque)
+    assert back[1] == [1]
+
+
+@pytest.mark.parametrize("name", ["__class__", "__odd__", "__orig_class"])
+def test_of_the_dunders_on_an_instance_only_what_typing_leaves_is_left_out(name: str) -> None:
+    box = Box[int](3)
+    assert "__orig_class__" in vars(box)
+    assert vars(_back(box)) == {"content": 3}
+    vars(box)[name] = 1
+    assert isinstance(_back(box), Opaque) == name.endswith("__")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: io.StringIO("a", newline=None),
+        lambda: io.StringIO("a", newline=""),
+        lambda: _sought(io.BytesIO(b"a"), 5),
+        lambda: _sought(io.StringIO("a"), 5),
+        lambda: _with_attribute(io.BytesIO(b"a")),
+        lambda: _closed(io.BytesIO(b"a")),
+        lambda: type("Mine", (io.BytesIO,), {})(b"a"),
+    ],
+)
+def test_a_file_in_memory_with_more_state_arrives_closed(make: Any) -> None:
+    assert isinstance(_back(make()), Opaque)
+
+
+def _sought(file: Any, position: int) -> Any:
+    file.seek(position)
+    return file
+
+
+def _with_attribute(file: Any) -> Any:
+    file.name = "x.bin"
+    return file
+
+
+def _closed(file: Any) -> Any:
+    file.close()
+    return file
+
+
+def test_a_file_in_memory_goes_on_where_it_was() -> None:
+    back, again = _back([_sought(io.BytesIO(b"abcd"), 2)] * 2)
+    assert back is again
+    back.write(b"X")
+    assert back.getvalue() == b"abXd"
+    text = _back(_sought(io.StringIO("a\r\nb"), 1))
+    assert text.read() == "\r\nb"
+    assert text.write("c\n") == 2
+    assert text.getvalue() == "a\r\nbc\n"
+
+
+def test_a_function_over_arrays_works_at_home() -> None:
+    back = _back(np.vectorize(halved))
+    assert back.pyfunc is halved
+    assert back(np.arange(3)).tolist() == [0.0, 0.5, 1.0]
+    assert back.__doc__ == halved.__doc__
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        np.vectorize(math.floor),
+        np.vectorize(int),
+        np.vectorize(functools.partial(halved)),
+        np.vectorize(otypes=[float]),
+        np.vectorize(halved, excluded=range(200)),
+        np.vectorize(halved, signature="(" + "n," * 1_000 + "n)->()"),
+    ],
+)
+def test_a_function_over_arrays_of_other_code_arrives_closed(made: Any) -> None:
+    assert isinstance(_back(made), Opaque)
+
+
+def test_a_function_over_arrays_whose_function_is_gone_here_arrives_as_a_placeholder() -> None:
+    back = decode(encode([np.vectorize(halved), [1]]), classes={})
+    assert isinstance(back[0], Opaque)
+    assert back[1] == [1]
+
+
+def test_periods_and_intervals_that_pandas_cannot_show_arrive_closed() -> None:
+    far = pd.arrays.PeriodArray(np.array([2**40]), dtype="period[M]")
+    for value in (far, pd.Series(far), far[0], pd.DataFrame({"p": far})):
+        assert isinstance(_back(value), Opaque)
 
 
 def test_an_instance_of_a_class_that_is_gone_here_arrives_as_a_placeholder() -> None:
