@@ -22,6 +22,7 @@ from .named_files import NamedFiles
 from .opcodes import attribute_names
 from .packing import CODE, Packing
 from .refusal import NameWithheld, UnknownNeed, Unpicklable
+from .sharing import names_that_share
 from .user_modules import UserModules, collect, is_user_module
 from .withheld import HISTORY_NAMES
 
@@ -183,6 +184,15 @@ def capture(
         history = namespace["Out"]
         values["Out"] = {n: history[n] for n in sorted(analysis.out_values & history.keys())}
         closure.why["Out"] = "read by the cell"
+    sharing = names_that_share(
+        values,
+        namespace,
+        may_send=closure.may_send,
+        rebound=closure.writes | closure.deletes,
+    )
+    for name, other in sharing.items():
+        values[name] = namespace[name]
+        closure.why[name] = f"shares an object with {other}"
     with_source = target_python not in (None, _PYTHON)
     with _files_win():
         packing = Packing(

@@ -7,34 +7,18 @@ not at all: else they would be two objects there.
 
 from __future__ import annotations
 
-import enum
-import gc
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import blake3
 
 from . import user_modules
 from .chunk_digests import CHUNK_DIGESTS
 from .pickler import LEAST_BLOB_BYTES, Shipper
-
-_MAX_OBJECTS: Final = 5_000
-# Neither they nor what lies behind them is a notebook's own state.
-_OPAQUE: Final = (
-    type,
-    types.ModuleType,
-    types.CodeType,
-    types.FrameType,
-    types.BuiltinFunctionType,
-    enum.Enum,
-    str,
-    bytes,
-    int,
-    float,
-)
+from .sharing import reached
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,37 +64,13 @@ def fingerprint(shipper: Shipper, namespace: dict[str, Any], value: object) -> F
     return Fingerprint(digest.digest(), frozenset(_objects(value, namespace)))
 
 
-def _objects(value: object, namespace: dict[str, Any]) -> set[int]:
+def _objects(value: object, namespace: dict[str, Any]) -> Iterator[int]:
     numpy: Any = sys.modules.get("numpy")
-    pandas: Any = sys.modules.get("pandas")
-    immutable = (*_OPAQUE, *((pandas.Index,) if pandas else ()))
     array: type = numpy.ndarray if numpy else type(None)
-    seen: set[int] = set()
-    shared: set[int] = set()
-    level: list[object] = [value]
-    while level and len(seen) < _MAX_OBJECTS:
-        following: list[object] = []
-        for part in level:
-            if id(part) in seen or part is namespace or isinstance(part, immutable):
-                continue
-            seen.add(id(part))
-            if len(seen) >= _MAX_OBJECTS:
-                break
-            if isinstance(part, array) and part is not None:
-                shared.add(id(_root_of_array(part, array)))
-                if not part.dtype.hasobject:  # type: ignore[attr-defined]
-                    continue
-                following += part.ravel().tolist()  # type: ignore[attr-defined]
-            elif isinstance(part, types.FunctionType):
-                if part.__globals__ is namespace:
-                    shared.add(id(part))
-                following += [*(part.__closure__ or ()), *(part.__defaults__ or ())]
-            elif gc.is_tracked(part) or isinstance(part, bytearray):
-                if not isinstance(part, tuple | frozenset):
-                    shared.add(id(part))
-                following += gc.get_referents(part)
-        level = following
-    return shared
+    for part in reached(value, namespace):
+        if isinstance(part, types.FunctionType) and part.__globals__ is not namespace:
+            continue
+        yield id(_root_of_array(part, array) if isinstance(part, array) else part)
 
 
 def _root_of_array(part: Any, array: type) -> object:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from .fresh_process import FreshProcesses
+from .homecoming import Grid
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +27,8 @@ def notebook(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     namespace["__builtins__"] = __builtins__
     namespace["huge_unrelated"] = bytearray(10**6)
     return namespace
+
+
+@pytest.fixture
+def grid(notebook: dict[str, Any], fresh: FreshProcesses) -> Grid:
+    return Grid(notebook, fresh)

@@ -95,6 +95,28 @@ def test_names_of_one_object_travel_together_or_not_at_all(session: _Session, ch
     assert session.out == "True [[0, 1]]"
 
 
+def test_other_names_for_a_part_of_what_a_cell_reads_travel_with_it(session: _Session) -> None:
+    session.here("shared = {'n': 1}\nfirst = {'s': shared}\nsecond = {'s': shared}")
+    sent = session.run("first['s']['n'] = 2")
+    assert sent.inputs == sent.expected == set(sent.names) == {"first", "shared"}
+    assert sent.why["shared"] == "shares an object with first"
+    again = session.run("first")
+    assert again.inputs == again.unchanged == {"first", "shared"}
+    session.here("shared['n'] = 5")
+    later = session.run("print(first['s'] is shared, first)")
+    assert set(later.names) == {"first", "shared"}
+    assert session.out == "True {'s': {'n': 5}}"
+
+
+def test_a_dict_of_numbers_under_two_names_stays_one_object(session: _Session) -> None:
+    session.here("a = {'n': 1}\nb = a")
+    session.run("a, b")
+    session.here("b['n'] = 2\nc = 1")
+    session.run("b")
+    session.run("print(a is b, a)")
+    assert session.out == "True {'n': 2}"
+
+
 def test_a_name_the_cell_does_not_read_travels_when_it_shares_what_changed(
     session: _Session,
 ) -> None:
