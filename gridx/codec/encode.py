@@ -8,6 +8,8 @@ from __future__ import annotations
 import collections
 import datetime as dt
 import random
+import sys
+import threading
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -40,6 +42,8 @@ _MAX_PARTS: Final = 4_500_000
 _PLAIN: Final = frozenset({type(None), bool, float})
 _LARGE_BYTES: Final = 4_096
 _INT64: Final = 1 << 63
+_DEEP_STACK_BYTES: Final = 128 << 20
+_DEEP_RECURSION: Final = 15_000
 _SUMMARY_CHARS: Final = 300
 
 Rule = Callable[["Encoder", Any, int], Any]
@@ -244,7 +248,7 @@ class Encoder:
         import cloudpickle  # the container has it; loaded when first needed
 
         try:
-            data = cloudpickle.dumps(value, protocol=5)
+            data = _dumped(lambda: bytes(cloudpickle.dumps(value, protocol=5)))
         except Exception as exc:
             reason = f"it cannot be pickled: {type(exc).__name__}: {exc}"
             return _printable(reason), self.blob(b"")
@@ -253,6 +257,36 @@ class Encoder:
         except Exception as exc:
             summary = f"its repr raised {type(exc).__name__}"
         return _printable(summary), self.blob(data)
+
+
+def _dumped(dump: Callable[[], bytes]) -> bytes:
+    """Return ``dump()``; where that is nested too deeply, tried again with room for it."""
+    try:
+        return dump()
+    except Exception as exc:
+        if not isinstance(exc, RecursionError) and "recursion" not in str(exc):
+            raise
+        found: list[bytes] = []
+        failed = [exc]
+
+        def run() -> None:
+            try:
+                found.append(dump())
+            except Exception as again:
+                failed.append(again)
+
+        stack_bytes, recursion = threading.stack_size(_DEEP_STACK_BYTES), sys.getrecursionlimit()
+        try:
+            sys.setrecursionlimit(max(recursion, _DEEP_RECURSION))
+            thread = threading.Thread(target=run, name="gridx-deep-pickle", daemon=True)
+            thread.start()
+            thread.join()
+        finally:
+            sys.setrecursionlimit(recursion)
+            threading.stack_size(stack_bytes)
+        if not found:
+            raise failed[-1] from None
+        return found[0]
 
 
 def _type_name(value: object) -> str:

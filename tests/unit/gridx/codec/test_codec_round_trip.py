@@ -521,6 +521,23 @@ def test_a_structure_that_is_nested_too_deeply_arrives_with_its_inside_closed() 
     assert "Opaque" in repr(back["deep"])
 
 
+def test_what_is_nested_too_deeply_to_be_pickled_at_once_is_not_lost() -> None:
+    deep: list[Any] = []
+    for _ in range(2_000 if sys.version_info[:2] != (3, 12) else 300):
+        deep = [deep]
+    recursion, stack_bytes = sys.getrecursionlimit(), threading.stack_size()
+    inside = _back(deep)
+    while type(inside) is list:
+        (inside,) = inside
+    assert not inside.is_lost
+    assert (sys.getrecursionlimit(), threading.stack_size()) == (recursion, stack_bytes)
+    opened = pickle.loads(inside.data)
+    levels = 0
+    while opened:
+        (opened,), levels = opened, levels + 1
+    assert levels > 150
+
+
 class Sneaky:
     """A class whose pickle would run code."""
 
