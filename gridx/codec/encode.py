@@ -8,8 +8,6 @@ from __future__ import annotations
 import collections
 import datetime as dt
 import random
-import sys
-import threading
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from ..ship.deep_stack import is_too_deep, with_deep_stack
 from . import (
     arrow_values,
     code_values,
@@ -42,9 +41,8 @@ _MAX_PARTS: Final = 4_500_000
 _PLAIN: Final = frozenset({type(None), bool, float})
 _LARGE_BYTES: Final = 4_096
 _INT64: Final = 1 << 63
-_DEEP_STACK_BYTES: Final = 128 << 20
-_DEEP_RECURSION: Final = 15_000
 _SUMMARY_CHARS: Final = 300
+_DEEP_LEVELS: Final = 15_000
 
 Rule = Callable[["Encoder", Any, int], Any]
 
@@ -264,29 +262,9 @@ def _dumped(dump: Callable[[], bytes]) -> bytes:
     try:
         return dump()
     except Exception as exc:
-        if not isinstance(exc, RecursionError) and "recursion" not in str(exc):
+        if not is_too_deep(exc):
             raise
-        found: list[bytes] = []
-        failed = [exc]
-
-        def run() -> None:
-            try:
-                found.append(dump())
-            except Exception as again:
-                failed.append(again)
-
-        stack_bytes, recursion = threading.stack_size(_DEEP_STACK_BYTES), sys.getrecursionlimit()
-        try:
-            sys.setrecursionlimit(max(recursion, _DEEP_RECURSION))
-            thread = threading.Thread(target=run, name="gridx-deep-pickle", daemon=True)
-            thread.start()
-            thread.join()
-        finally:
-            sys.setrecursionlimit(recursion)
-            threading.stack_size(stack_bytes)
-        if not found:
-            raise failed[-1] from None
-        return found[0]
+    return with_deep_stack(dump, _DEEP_LEVELS)
 
 
 def _type_name(value: object) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ..ship.deep_stack import with_deep_stack
 from . import code_state
 from .libraries import loaded
 
@@ -19,6 +20,7 @@ _BUDGET_BYTES: Final = 1 << 30
 _HELD_BYTES: Final = 1 << 24
 _MAX_CODE_DEPTH: Final = 3
 _MAX_CODE_ITEMS: Final = 10_000
+_DEEP_LEVELS: Final = 15_000
 # Of these the identity is the content: a cell does not change a function, it makes another.
 _CODE: Final = (
     type,
@@ -85,9 +87,11 @@ def _find_code(value: Any, way: list[Any], found: dict[int, list[Any]]) -> None:
 def digests(values: Mapping[str, Any]) -> dict[str, str | None]:
     """Return a digest of the contents of each of ``values`` that is not a plain scalar."""
     budget = _Budget(_BUDGET_BYTES)
-    return {
-        name: _digest(value, budget) for name, value in values.items() if type(value) not in _ATOMS
-    }
+    of_objects: dict[int, str | None] = {}  # one object is read once, whatever names it has
+    for value in values.values():
+        if type(value) not in _ATOMS and id(value) not in of_objects:
+            of_objects[id(value)] = _digest(value, budget)
+    return {n: of_objects[id(v)] for n, v in values.items() if type(v) not in _ATOMS}
 
 
 class _BudgetSpent(Exception):
@@ -151,14 +155,21 @@ def _is_of_the_notebook(value: Any) -> bool:
 
 def _digest(value: Any, budget: _Budget) -> str | None:
     """Return a digest of the pickle of ``value``, its buffers beside it, without keeping either."""
-    file = _HashingFile(budget)
-    numpy = loaded("numpy")
     try:
-        if numpy is not None and type(value) is numpy.ndarray and not value.dtype.hasobject:
-            file.write(f"{value.dtype} {value.shape}".encode())
-            file.write(numpy.ascontiguousarray(value).reshape(-1).view("u1"))
-        else:
-            _Digester(file, protocol=5, buffer_callback=file.take).dump(value)
+        try:
+            return _digest_of_pickle(value, budget)
+        except RecursionError:
+            return with_deep_stack(lambda: _digest_of_pickle(value, budget), _DEEP_LEVELS)
     except Exception:
         return None  # cannot be told: it counts as changed
+
+
+def _digest_of_pickle(value: Any, budget: _Budget) -> str:
+    file = _HashingFile(budget)
+    numpy = loaded("numpy")
+    if numpy is not None and type(value) is numpy.ndarray and not value.dtype.hasobject:
+        file.write(f"{value.dtype} {value.shape}".encode())
+        file.write(numpy.ascontiguousarray(value).reshape(-1).view("u1"))
+    else:
+        _Digester(file, protocol=5, buffer_callback=file.take).dump(value)
     return file.digest

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-import threading
 import types
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import CaptureError
 from .closure import ClosureBuilder
+from .deep_stack import is_too_deep, with_deep_stack
 from .formulas import FORMULA_LIBRARIES
 from .payload import Packed
 from .pickler import Shipper
@@ -21,10 +20,7 @@ if TYPE_CHECKING:
     from .chunk_digests import ChunkDigests
     from .source_code import DefinitionSource, SourceDefinitions
 
-_Result = TypeVar("_Result")
-
-_DEEP_STACK_BYTES: Final = 512 << 20
-_DEEP_RECURSION: Final = 60_000
+_DEEP_LEVELS: Final = 60_000
 # A value is shipped with the code when it is code: libraries that evaluate names while they
 # are unpickled then find the functions.
 CODE: Final = (types.FunctionType, type, types.ModuleType)
@@ -123,22 +119,15 @@ class Packing:
                         self.needed_by[module] = name
 
         try:
-            try:
-                dump()
-            except RecursionError:
-                raise
-            except Exception as exc:
-                if "recursion" not in str(exc):
-                    raise
-                raise RecursionError from exc
-        except RecursionError:
+            dump()
+        except Exception as error:
+            if not is_too_deep(error):
+                return self._blame(list(current), values, error)
             shipper = self._shipper(values, self._digests)
             try:
-                _with_deep_stack(dump)
+                with_deep_stack(dump, _DEEP_LEVELS)
             except Exception as exc:
                 return self._blame(list(current), values, exc)
-        except Exception as exc:
-            return self._blame(list(current), values, exc)
         self.data = memoryview(shipper.dumped()[0])[begin:]
         self._finish(shipper, {**values, **order.defined}, sizes)
         return None
@@ -262,29 +251,3 @@ class _Order:
     definitions: list[DefinitionSource] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
     defined: dict[str, Any] = field(default_factory=dict)
-
-
-def _with_deep_stack(action: Callable[[], _Result]) -> _Result:
-    """Run ``action`` in a thread with room for deep recursion."""
-    results: list[_Result] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(action())
-        except BaseException as exc:
-            errors.append(exc)
-
-    stack_bytes = threading.stack_size(_DEEP_STACK_BYTES)
-    recursion = sys.getrecursionlimit()
-    try:
-        sys.setrecursionlimit(max(recursion, _DEEP_RECURSION))
-        thread = threading.Thread(target=run, name="gridx-deep-pickle", daemon=True)
-        thread.start()
-        thread.join()
-    finally:
-        sys.setrecursionlimit(recursion)
-        threading.stack_size(stack_bytes)
-    if errors:
-        raise errors[0]
-    return results[0]

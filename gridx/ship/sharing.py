@@ -36,7 +36,7 @@ _OPAQUE: Final = (
     float,
 )
 _CODE: Final = (types.FunctionType, type, types.ModuleType)
-_ATOMS: Final = frozenset({int, float, str, bytes, bool, complex, type(None)})
+_ATOMS: Final[frozenset[type]] = frozenset({int, float, str, bytes, bool, complex, type(None)})
 # A result changes the notebook's own object of these, so that its other names see the change.
 _CHANGED_IN_PLACE: Final = frozenset({list, dict, set, bytearray})
 _BOUND_ANEW: Final = frozenset(
@@ -86,45 +86,56 @@ def reached(
     most_seen = len(seen) + _MAX_OBJECTS
     array = _array_type()
     immutable = (*_OPAQUE, *_index_type())
+    # By class, whether its objects can have parts that change, and are looked into: asked once.
+    looked_into: dict[type, bool | None] = dict.fromkeys(_ATOMS)
     left = max_parts
     level: list[object] = [value]
     while level:
         following: list[object] = []
         for part in level:
-            if (
-                type(part) in _ATOMS
-                or id(part) in seen
-                or part is namespace
-                or isinstance(part, immutable)
-            ):
+            cls = type(part)
+            if cls not in looked_into:
+                looked_into[cls] = None if issubclass(cls, immutable) else has_parts(cls)
+            into = looked_into[cls]
+            if into is None or id(part) in seen or part is namespace:
                 continue
             seen.add(id(part))
             if len(seen) >= most_seen:
                 return
             parts: Iterable[object] = ()
-            if isinstance(part, array):
+            if issubclass(cls, array):
                 yield part
-                if part.dtype.hasobject:
-                    parts = part.flat if part.dtype.names is None else part.ravel().tolist()
-            elif isinstance(part, types.FunctionType):
+                parts = _parts_of_array(part)
+            elif cls is types.FunctionType:
                 yield part
-                parts = [*(part.__closure__ or ()), *(part.__defaults__ or ())]
+                parts = _parts_of_function(part)
             # A dict of numbers and texts is not tracked, and can change as any other.
-            elif gc.is_tracked(part) or isinstance(part, bytearray | dict):
-                if not isinstance(part, tuple | frozenset):
+            elif gc.is_tracked(part) or issubclass(cls, bytearray | dict):
+                if not issubclass(cls, tuple | frozenset):
                     yield part
-                parts = _parts(part) if has_parts(type(part)) else ()
+                parts = _parts(part) if into else ()
             taken = len(following)
             following += islice(parts, min(left, max_parts_of_one))
             left -= len(following) - taken
         level = following
 
 
+def _parts_of_array(array: Any) -> Iterable[object]:
+    if not array.dtype.hasobject:
+        return ()
+    return array.flat if array.dtype.names is None else array.ravel().tolist()  # type: ignore[no-any-return]
+
+
+def _parts_of_function(function: Any) -> Iterable[object]:
+    return [*(function.__closure__ or ()), *(function.__defaults__ or ())]
+
+
 def _parts(part: Any) -> Iterable[object]:
-    if type(part) in (list, tuple, set, frozenset):
-        return part  # type: ignore[no-any-return]  # one by one: there may be millions
-    if type(part) is dict:
+    cls = type(part)
+    if cls is dict:
         return chain(part.values(), part)
+    if cls in (list, tuple, set, frozenset):
+        return part  # type: ignore[no-any-return]  # one by one: there may be millions
     return gc.get_referents(part)
 
 

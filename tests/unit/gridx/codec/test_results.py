@@ -102,6 +102,20 @@ def test_a_changed_list_inside_a_changed_dict_stays_the_notebooks_own(grid: Grid
     assert table["r"] is grid.names["row"] is row
 
 
+def test_a_later_cell_has_all_levels_of_a_structure_that_came_home_closed(grid: Grid) -> None:
+    made = grid.there("nested = []\nfor _ in range(500):\n    nested = [nested]")
+    assert any("nested holds 1 value" in warning for warning in made.warnings)
+    measure = "depth, inner = 0, nested\nwhile inner:\n    depth, inner = depth + 1, inner[0]"
+    own = grid.names["nested"]
+    grid.there(measure)
+    assert (grid.names["depth"], grid.names["inner"]) == (500, [])
+    assert grid.names["nested"] is own
+    grid.there("inner = nested\nwhile inner:\n    inner = inner[0]\ninner += [[[]]]")
+    grid.there(measure)
+    assert grid.names["depth"] == 502
+    assert grid.names["nested"] is own
+
+
 def test_functions_inside_a_changed_container_stay_the_notebooks_own(grid: Grid) -> None:
     grid.here(
         "def f(): return 1\nsteps = [f, lambda: 2]\ntable = {'g': lambda: 3, 'n': [1]}\n"
