@@ -68,6 +68,7 @@ class World:
     browser: Browser
     lab: Lab
     proof: Path
+    asked: list[str]  # of the host elsewhere
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +76,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("lab")
     settings = Settings(http_port=0, ws_port=0, data_dir=folder / "coordinator")
     proof = folder / "opened"
-    with hostile_grid(settings, proof) as grid, elsewhere() as port, chromium(port) as browser:
-        with lab(folder, GRIDX_URL=grid.http_url, GRIDX_USER="reader") as server:
-            yield World(browser, server, proof)
+    with (
+        hostile_grid(settings, proof) as grid,
+        elsewhere() as (port, asked),
+        chromium(port) as browser,
+        lab(folder, GRIDX_URL=grid.http_url, GRIDX_USER="reader") as server,
+    ):
+        yield World(browser, server, proof, asked)
 
 
 def shoot(opened: OpenNotebook, name: str) -> None:
@@ -111,7 +116,7 @@ def clean(world: World) -> Seen:
         _look(opened, seen, CLEAN)
         seen.extra["last"] = opened.outputs()[-2]["text"]
         opened.page.wait_for_function("() => window.__control === 1")
-        opened.wait_for_answer("/control-frame")
+        opened.wait_until(lambda: f"{ELSEWHERE}/control-frame" in world.asked)
         seen.extra["first"] = opened.outputs()[0]["text"]
         seen.extra["acting"] = opened.page.evaluate(_ACTING)
         _click_everything(opened)
@@ -126,7 +131,7 @@ def clean(world: World) -> Seen:
         seen.answers += opened.answers
     with notebook(world.browser, world.lab, "clean.ipynb") as opened:  # as it was saved
         seen.flags += opened.flags()
-        seen.answers += opened.answers
+        seen.answers += [*opened.answers, *world.asked]
     stop_kernels(world.lab)
     return seen
 
@@ -152,7 +157,7 @@ def framed(world: World) -> Seen:
         opened.page.wait_for_timeout(500)  # what must not happen has no event to wait for
         seen.extra["caption"] = cell.inner_text()
         shoot(opened, "framed")
-        seen.flags, seen.answers = opened.flags(), opened.answers
+        seen.flags, seen.answers = opened.flags(), [*opened.answers, *world.asked]
     stop_kernels(world.lab)
     return seen
 

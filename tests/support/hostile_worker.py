@@ -195,10 +195,20 @@ ATTACKS: Final[dict[str, list[Event]]] = {
 }  # fmt: skip
 
 
+class _Server(ThreadingHTTPServer):
+    """Knows what it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answers)
+        self.asked: list[str] = []
+
+
 class _Answers(BaseHTTPRequestHandler):
     """Answers everything, so that whatever a page loads leaves a trace."""
 
     def do_GET(self) -> None:
+        assert isinstance(self.server, _Server)
+        self.server.asked.append(f"http://{self.headers['Host']}{self.path}")
         self.send_response(200)
         self.send_header("Access-Control-Allow-Origin", "*")
         self.send_header("Content-Length", "0")
@@ -211,13 +221,13 @@ class _Answers(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def elsewhere() -> Iterator[int]:
-    """Serve the host of ``ELSEWHERE``; yield its port."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
+def elsewhere() -> Iterator[tuple[int, list[str]]]:
+    """Serve the host of ``ELSEWHERE``; yield its port, and the addresses that it is asked for."""
+    with _Server() as server:
         thread = threading.Thread(target=server.serve_forever, name="elsewhere")
         thread.start()
         try:
-            yield server.server_address[1]
+            yield server.server_address[1], server.asked
         finally:
             server.shutdown()
             thread.join(10)

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -182,10 +182,10 @@ class OpenNotebook:
             timeout=PATIENCE_S * 1000,
         )
 
-    def wait_for_answer(self, part: str) -> None:
-        """Wait until an address with ``part`` in it has answered."""
+    def wait_until(self, holds: Callable[[], bool]) -> None:
+        """Wait until ``holds``, while the page goes on."""
         end_s = time.monotonic() + PATIENCE_S
-        while not any(part in url for url in self.answers):
+        while not holds():
             assert time.monotonic() < end_s, self.answers
             self.page.wait_for_timeout(50)
 
