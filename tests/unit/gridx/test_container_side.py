@@ -23,6 +23,7 @@ _ALLOWED_SHIP = {
     "opcodes",
     "replay",
     "restore",
+    "deep_stack",
 }
 
 
