@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 import time
@@ -42,18 +43,24 @@ class CellRun:
         return [k for _, t, c in self.messages if "data" in c for k in c["data"]]
 
 
+def _as_started_by_a_person() -> dict[str, str]:
+    """Return this process's environment without what pytest adds.
+
+    A kernel that finds it does not read what its children say.
+    """
+    return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+
+
 class Kernel:
     """One kernel with ``gridx_jupyter`` loaded and connected to ``url`` as ``user``."""
 
     def __init__(self, url: str, user: str, *, cwd: Path | None = None, **env: str):
-        import os
-
         # What the notebook keeps on this machine stays out of the home of whoever runs the tests.
         self._data = tempfile.TemporaryDirectory(prefix="gridx-data-")
         ours = {"GRIDX_URL": url, "GRIDX_USER": user, "XDG_DATA_HOME": self._data.name}
         self.manager = KernelManager(kernel_name="python3")
         self.manager.start_kernel(
-            env={**os.environ, **ours, **env},
+            env={**_as_started_by_a_person(), **ours, **env},
             cwd=cwd,
             stdout=subprocess.DEVNULL,  # it repeats there what its cells print
         )
