@@ -133,7 +133,11 @@ def test_an_interrupt_ends_the_call_and_keeps_the_namespace(box: Box, code: str)
 
 
 def test_an_interrupt_shows_the_line_that_was_running(box: Box) -> None:
-    box.begin(0, "import asyncio\nprint('on')\nawait asyncio.sleep(60)")
+    # Said by the loop while the third line waits: said by the second, it may still be running.
+    code = (
+        "import asyncio\nasyncio.get_running_loop().call_soon(print, 'on')\nawait asyncio.sleep(60)"
+    )
+    box.begin(0, code)
     box.collect_until(BEGUN)
     box.send(Interrupt())
     [error] = box.collect_call().of(ErrorOutput)
