@@ -622,8 +622,9 @@ async def test_a_coordinator_killed_in_the_middle_of_uploads_gets_only_the_rest(
         assert 4 <= len(named()) < 12
         await program.start()
         job = await submitting
-        # What was on its way at the kill travelled twice, and no more than that.
-        assert len(data) <= job.sent_bytes <= len(data) + 3 * CHUNK_BYTES
+        # What was on its way at the kill travelled twice; or it was kept, and its answer was lost:
+        # then it counts as there before. Nothing else travelled again.
+        assert abs(job.sent_bytes - len(data)) <= 3 * CHUNK_BYTES
         assert told[-1] == len(data)
         assert {path.name for path in named()} == {blob.ref.digest for blob in blobs}
         assert all(digest(path.read_bytes()) == path.name for path in named())
