@@ -31,7 +31,7 @@ from gridx.protocol import (
 from .inbox import first, found
 
 M = TypeVar("M")
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 FINAL = ("completed", "failed", "cancelled")
 
 
