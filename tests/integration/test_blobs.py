@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,13 @@ class Http:
 
 def code_of(answer: HTTPResponse) -> tuple[int, str]:
     return answer.code, msgspec.json.decode(answer.body)["error"]["code"]
+
+
+@pytest.fixture(autouse=True)
+async def no_program_is_left() -> AsyncIterator[None]:
+    """A test that fails leaves no coordinator to the tests after it."""
+    yield
+    await CoordinatorProgram.kill_what_is_left()
 
 
 @pytest.fixture
