@@ -20,6 +20,7 @@ GridXError
 │   ├── RemoteTimeout
 │   ├── RemoteOutOfMemory
 │   ├── RemoteCrash
+│   ├── EnvironmentFailed     its packages could not be installed
 │   ├── JobCancelled
 │   └── WorkerLost
 ├── CaptureError              a variable cannot travel
@@ -195,6 +196,13 @@ class RemoteCrash(JobError):
 
     code = "crashed"
     default_hint = "Look at the last lines of its output; native code may have failed."
+
+
+class EnvironmentFailed(JobError):
+    """What a job lists under ``pip`` could not be installed. Nothing was run or charged."""
+
+    code = "environment_failed"
+    default_hint = "Correct the requirement that the last lines name, or leave it out."
 
 
 class JobCancelled(JobError):

@@ -13,11 +13,12 @@ import msgspec
 
 from .credits import Rates
 from .errors import ErrorBody, ProtocolError
-from .resources import MIB, Capability, Load, Usage
+from .resources import MIB, Capability, Load, PauseReason, Usage
 from .schemas import BlobRef, CellSpec, JobRequest, JobView, Reason, SessionSpec
 from .states import Cause
 
-PROTOCOL = 2  # 2: blobs, files and sessions
+# 2: blobs, files and sessions. 3: images, packages, disk, GPU models; jobs that stand still
+PROTOCOL = 3
 OLDEST_PROTOCOL = 1  # what the coordinator still serves: its neighbour's release
 MAX_FRAME_BYTES = 16 * MIB
 MAX_PAYLOAD_BYTES = 15 * MIB  # inputs or a result inside one frame; larger things are blobs
@@ -146,6 +147,27 @@ class HandBack(Message, frozen=True, kw_only=True, tag="hand_back"):
     message: str = ""
 
 
+class Preparing(Message, frozen=True, kw_only=True, tag="preparing"):
+    """What an attempt waits for that has not started: its packages are being installed."""
+
+    job_id: str
+    attempt: int
+    message: str  # "Installing 3 packages: downloading"
+
+
+class AttemptFrozen(Message, frozen=True, kw_only=True, tag="attempt_frozen"):
+    """The lender paused: the job stands still, and so do its meter and its deadline.
+
+    Said again after an adoption; ``frozen`` False: it goes on.
+    """
+
+    job_id: str
+    attempt: int
+    frozen: bool
+    reason: PauseReason
+    message: str = ""
+
+
 class CapabilityChanged(Message, frozen=True, kw_only=True, tag="capability_changed"):
     """What the worker offers is different now (an image built, a GPU withdrawn, draining)."""
 
@@ -160,6 +182,8 @@ FromWorker = (
     | AttemptFinished
     | CallFinished
     | HandBack
+    | Preparing
+    | AttemptFrozen
     | CapabilityChanged
 )
 

@@ -17,7 +17,9 @@ from .resources import GIB, MIB, Capability, Load, ResourceRequest
 MAX_CODE_BYTES = MIB
 MAX_TIMEOUT_S = 24 * 3600.0
 MAX_RETRIES = 10
-LANGUAGES = ("python",)
+LANGUAGES = ("python", "bash", "node")
+LANGUAGE_ALIASES = {"javascript": "node", "js": "node", "sh": "bash", "shell": "bash"}
+MAX_REQUIREMENTS = 50
 
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=MAX_TIMEOUT_S)]
 _Cores = Annotated[float, msgspec.Meta(gt=0, le=1024)]
@@ -25,19 +27,36 @@ _Memory = Annotated[int, msgspec.Meta(ge=64 * MIB, le=4096 * GIB)]
 _Retries = Annotated[int, msgspec.Meta(ge=0, le=MAX_RETRIES)]
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 _Gpus = Annotated[int, msgspec.Meta(ge=0, le=64)]
+_Disk = Annotated[int, msgspec.Meta(ge=MIB, le=4096 * GIB)]
+_Model = Annotated[str, msgspec.Meta(max_length=64)]
+_Family = Annotated[str, msgspec.Meta(pattern=r"^([a-z0-9][a-z0-9_.-]{0,63})?$")]
+_Requirement = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a job may use. The hold is the rate of these resources times ``timeout_s``."""
+    """What a job may use. The hold is the rate of these resources times ``timeout_s``.
+
+    ``disk_bytes`` is the job's folder; it lies in the memory, so both together have to fit.
+    ``gpu_model`` is a part of the name that its GPUs must have, in any case of letters.
+    """
 
     timeout_s: _Seconds = 60.0
     cpus: _Cores = 1.0
     memory_bytes: _Memory = GIB
     gpus: _Gpus = 0
+    # Left out where they are not asked for: a worker of the release before refuses the words.
+    gpu_model: _Model | msgspec.UnsetType = msgspec.UNSET
+    disk_bytes: _Disk | msgspec.UnsetType = msgspec.UNSET
 
     def request(self) -> ResourceRequest:
         """Return the resources of one sandbox."""
-        return ResourceRequest(cores=self.cpus, memory_bytes=self.memory_bytes, gpus=self.gpus)
+        return ResourceRequest(
+            cores=self.cpus,
+            memory_bytes=self.memory_bytes,
+            gpus=self.gpus,
+            gpu_model=self.gpu_model or "",
+            disk_bytes=self.disk_bytes or None,
+        )
 
 
 class JobRequest(
@@ -54,6 +73,10 @@ class JobRequest(
     limits: Limits = Limits()
     job_id: str | None = None
     retries: _Retries | None = None  # on lost workers only
+    image: _Family = ""  # a family of images that workers offer; "": the language's own
+    # Distributions that are installed into an image for it, as ("polars==1.20", "tqdm>=4"):
+    # names with versions from the package index, nothing else (PEP 508 without URLs).
+    pip: Annotated[tuple[_Requirement, ...], msgspec.Meta(max_length=MAX_REQUIREMENTS)] = ()
 
 
 class BlobRef(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,7 +164,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     worker_key: str = ""  # the worker's public key, Ed25519 in base64; "": it has none
     exit_code: int | None = None
     reason: Reason | None = None
-    waiting: str | None = None  # while queued: why
+    waiting: str | None = None  # while it does not run, or stands still: why
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
@@ -172,7 +195,7 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     owner: str
     public_key: str = ""  # Ed25519 in base64; "": it has none
-    status: str  # "online" | "offline"
+    status: str  # "online" | "paused" | "offline"
     capability: Capability
     load: Load | None = None
     running: int = 0

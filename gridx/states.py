@@ -54,4 +54,5 @@ class Cause(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"  # killed at its own memory limit
     CRASHED = "crashed"  # ended by a signal, or without a result
     CANCELLED = "cancelled"  # stopped on the user's wish
+    ENVIRONMENT = "environment"  # what ``pip`` lists could not be installed
     SANDBOX_FAILED = "sandbox_failed"  # the worker could not run it: the infrastructure's fault

@@ -16,6 +16,7 @@ from gridx.ids import parse_user_name, parse_worker_id
 from gridx.protocol import (
     MAX_FRAME_BYTES,
     AttemptFinished,
+    AttemptFrozen,
     AttemptStarted,
     CallFinished,
     CapabilityChanged,
@@ -26,6 +27,7 @@ from gridx.protocol import (
     Output,
     OutputAck,
     OutputResend,
+    Preparing,
     Refused,
     StopAttempt,
     StoredEnd,
@@ -283,6 +285,8 @@ class WorkerSocket(WebSocketHandler):
                 )
                 context.scheduler.change_worker(link.worker.worker_id, message.capability)
                 context.dispatcher.pull(link.worker.worker_id)
+            case Preparing() | AttemptFrozen():
+                pass
             case Hello():
                 raise ProtocolError("A connection has one hello.")
             case _:

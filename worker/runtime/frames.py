@@ -27,6 +27,7 @@ class Run(Frame, frozen=True, kw_only=True, tag="run"):
 
     call: int = 0
     kind: str  # "script" | "cell"
+    language: str = "python"  # of a script: "python", "bash" or "node"
     code: str
     timeout_s: float
     inputs: bytes = b""
@@ -49,7 +50,16 @@ class Cancel(Frame, frozen=True, kw_only=True, tag="cancel"):
     """Worker to supervisor: kill the call and report what it used."""
 
 
-ToSupervisor = Run | Interrupt | Cancel
+class Freeze(Frame, frozen=True, kw_only=True, tag="freeze"):
+    """Worker to supervisor: the sandbox is about to stand still. Its deadlines wait for Thaw,
+    and the time until then counts as ``Usage.frozen_s`` instead of ``wall_s``."""
+
+
+class Thaw(Frame, frozen=True, kw_only=True, tag="thaw"):
+    """Worker to supervisor: the sandbox runs again."""
+
+
+ToSupervisor = Run | Interrupt | Cancel | Freeze | Thaw
 
 
 class Ready(Frame, frozen=True, kw_only=True, tag="ready"):

@@ -61,10 +61,12 @@ from .frames import (
     Events,
     Exited,
     Frame,
+    Freeze,
     Interrupt,
     Ready,
     Result,
     Run,
+    Thaw,
     encode_frame,
     to_supervisor,
 )
@@ -177,6 +179,8 @@ class Supervisor:
         self._killed: Kill | None = None
         self._interrupted: Kill | None = None  # what the call is killed for when it goes on
         self._patience_s = 0.0  # until then
+        self._frozen_at_s: float | None = None  # since when the sandbox stands still
+        self._frozen_s = 0.0  # it stood still before, all in all
         self._done: Done | None = None
         self._warm = False
         self._listening = True  # to the child's records
@@ -250,7 +254,7 @@ class Supervisor:
         return child.pidfd in ready
 
     def _until_next_event(self, now: float) -> float | None:
-        if self._run is None or self._killed is not None:
+        if self._run is None or self._killed is not None or self._frozen_at_s is not None:
             return None
         moments = [self._next_tick_s]
         if self._interrupted is not None:
@@ -260,7 +264,7 @@ class Supervisor:
         return max(0.0, min(moments) - now)
 
     def _check_clock(self) -> None:
-        if self._run is None or self._killed is not None:
+        if self._run is None or self._killed is not None or self._frozen_at_s is not None:
             return
         now = time.monotonic()
         if self._interrupted is not None and now >= self._patience_s:
@@ -314,10 +318,25 @@ class Supervisor:
         elif isinstance(frame, Interrupt):
             if self._run is not None:
                 self._stop_for(Cause.CANCELLED, DISOBEYED)
+        elif isinstance(frame, Freeze | Thaw):
+            self._stand_still(isinstance(frame, Freeze))
         elif not self._warm:
             self._early = whole
         elif self._run is None and (self._before_all is None or self._is_session):
             self._begin(frame, whole)
+
+    def _stand_still(self, frozen: bool) -> None:
+        """Stop the clocks of the call, or set them going again from where they stood."""
+        now = time.monotonic()
+        if frozen and self._frozen_at_s is None:
+            self._frozen_at_s = now
+        elif not frozen and self._frozen_at_s is not None:
+            stood_s = now - self._frozen_at_s
+            self._frozen_at_s = None
+            self._frozen_s += stood_s
+            self._patience_s += stood_s
+            if self._deadline_s is not None:
+                self._deadline_s += stood_s
 
     def _begin(self, run: Run, whole: bytes) -> None:
         is_first = self._before_all is None

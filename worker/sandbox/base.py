@@ -7,14 +7,14 @@ filtered and blocked on its job. Whatever it says is decoded here and still not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
 from gridx.errors import SandboxError
-from gridx.resources import Image, ResourceRequest
+from gridx.resources import Image, Isolation, ResourceRequest
 
 from ..runtime.frames import Frame, FromSupervisor, Ready
 
@@ -55,6 +55,11 @@ class Sandbox(Protocol):
     @property
     def request(self) -> ResourceRequest:
         """The size it was started with."""
+        ...
+
+    @property
+    def image(self) -> Image:
+        """What it was started from."""
         ...
 
     @property
@@ -99,6 +104,22 @@ class Sandbox(Protocol):
         """
         ...
 
+    async def freeze(self) -> None:
+        """Let all of it stand still, its deadlines and its meter too. Twice is once.
+
+        Raises:
+            SandboxError: it cannot; it goes on.
+        """
+        ...
+
+    async def thaw(self) -> None:
+        """Let it go on.
+
+        Raises:
+            SandboxError: it cannot; kill it.
+        """
+        ...
+
     async def kill(self) -> None:
         """End it with all its processes, within two seconds, and remove what is left of it.
 
@@ -132,11 +153,39 @@ class SandboxEngine(Protocol):
         """
         ...
 
-    async def start(self, request: ResourceRequest, *, gpus: Sequence[str] = ()) -> Sandbox:
+    @property
+    def isolation(self) -> Isolation:
+        """What stands between its sandboxes and the machine; known after ``prepare``."""
+        ...
+
+    async def start(
+        self, request: ResourceRequest, *, image: Image | None = None, gpus: Sequence[str] = ()
+    ) -> Sandbox:
         """Return a sandbox of that size that has reported ready.
+
+        Args:
+            request: the size.
+            image: one of ``images``, or what ``environment`` returned; the first when None.
+            gpus: UUIDs of the devices that it alone gets.
 
         Raises:
             SandboxError: it could not be started.
+        """
+        ...
+
+    async def environment(
+        self, requirements: Sequence[str], *, base: Image, say: Callable[[str], None]
+    ) -> Image:
+        """Return ``base`` with these distributions installed, built now if it is not there.
+
+        Args:
+            requirements: names with versions, checked again here.
+            base: one of ``images``.
+            say: called with one line for each step, for the user who waits.
+
+        Raises:
+            EnvironmentFailed: they cannot be installed; it ends with the log's last lines.
+            SandboxError: this engine builds none.
         """
         ...
 

@@ -27,7 +27,7 @@ import psutil
 import requests
 
 from gridx.errors import SandboxError
-from gridx.resources import Image, ResourceRequest
+from gridx.resources import Image, Isolation, ResourceRequest
 
 from ..images import (
     ImageInfo,
@@ -36,7 +36,7 @@ from ..images import (
     ensure_image,
     find_image,
 )
-from ..runtime.frames import Frame, FromSupervisor, Ready, encode_frame
+from ..runtime.frames import Frame, Freeze, FromSupervisor, Ready, Thaw, encode_frame
 from .base import Death, Promise, SandboxClosed
 from .frames import AttachDemultiplexer
 from .limits import INPUTS_DIR, POOL_LABEL, WORKER_LABEL, container_options, promises
@@ -156,6 +156,7 @@ class DockerSandbox:
         container: str,
         slot: Path,
         request: ResourceRequest,
+        image: Image,
         stream: _AttachProtocol,
         ready: Ready,
     ) -> None:
@@ -163,8 +164,10 @@ class DockerSandbox:
         self._stream = stream
         self._slot = slot
         self._killed: asyncio.Task[None] | None = None
+        self._is_frozen = False
         self.id = container
         self.request = request
+        self.image = image
         self.ready = ready
         self.inputs_dir = INPUTS_DIR
 
@@ -180,6 +183,25 @@ class DockerSandbox:
 
     async def receive(self) -> FromSupervisor:
         return await self._stream.frames.receive()
+
+    async def freeze(self) -> None:
+        if self._is_frozen:
+            return
+        # The supervisor is told before, because it stands still with the rest.
+        await self.send(Freeze())
+        self._is_frozen = True
+        try:
+            await self._engine.pause(self.id)
+        except SandboxError:
+            await self.thaw()
+            raise
+
+    async def thaw(self) -> None:
+        if not self._is_frozen:
+            return
+        await self._engine.unpause(self.id)
+        self._is_frozen = False
+        await self.send(Thaw())
 
     async def kill(self) -> None:
         if self._killed is None:
@@ -236,6 +258,17 @@ class DockerEngine:
     @property
     def images(self) -> tuple[Image, ...]:
         return () if self._image is None else (self._image.announced(),)
+
+    @property
+    def isolation(self) -> Isolation:
+        security = " ".join(str(option) for option in self.info.get("SecurityOptions") or ())
+        return Isolation(
+            runtime=self._runtime or str(self.info.get("DefaultRuntime") or ""),
+            engine=str(self.info.get("ServerVersion") or ""),
+            cgroup=str(self.info.get("CgroupVersion") or ""),
+            rootless="name=rootless" in security,
+            userns="name=userns" in security,
+        )
 
     async def prepare(self) -> None:
         _check_address(self._address)
@@ -318,13 +351,16 @@ class DockerEngine:
 
     # ---- one container
 
-    async def start(self, request: ResourceRequest, *, gpus: Sequence[str] = ()) -> DockerSandbox:
+    async def start(
+        self, request: ResourceRequest, *, image: Image | None = None, gpus: Sequence[str] = ()
+    ) -> DockerSandbox:
         if self._uids is None or self._image is None:
             raise SandboxError("The engine is not prepared.")
+        image = image or self._image.announced()
         lent = await self._lend(self._uids.take())
         options = container_options(
             request,
-            image=self._image.id,
+            image=image.digest,
             uid=lent.uid,
             worker_id=self._worker_id,
             pool_id=self._pool_id,
@@ -354,9 +390,23 @@ class DockerEngine:
             container=container,
             slot=lent.slot,
             request=request,
+            image=image,
             stream=stream,
             ready=ready,
         )
+
+    async def environment(
+        self, requirements: Sequence[str], *, base: Image, say: Callable[[str], None]
+    ) -> Image:
+        raise SandboxError("This worker installs no packages.")
+
+    async def pause(self, container: str) -> None:
+        """Let every process of a container stand still."""
+        await self._call(lambda api: api.pause(container))
+
+    async def unpause(self, container: str) -> None:
+        """Let them go on."""
+        await self._call(lambda api: api.unpause(container))
 
     async def fill(self, slot: Path, files: Mapping[str, Path]) -> None:
         """Make ``files`` readable for the container that has ``slot``.

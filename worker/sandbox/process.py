@@ -17,7 +17,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -25,10 +25,10 @@ from typing import Final
 import psutil
 
 from gridx.errors import SandboxError
-from gridx.resources import GIB, MIB, Image, ResourceRequest
+from gridx.resources import GIB, MIB, Image, Isolation, ResourceRequest
 
 from .. import runtime
-from ..runtime.frames import Frame, FromSupervisor, Ready, encode_frame
+from ..runtime.frames import Frame, Freeze, FromSupervisor, Ready, Thaw, encode_frame
 from .base import Death, SandboxClosed
 from .frames import MAX_STDERR_BYTES
 from .pipe import FrameQueue
@@ -97,6 +97,7 @@ class ProcessSandbox:
         protocol: _SupervisorProtocol,
         *,
         request: ResourceRequest,
+        image: Image,
         ready: Ready,
         folder: Path,
     ) -> None:
@@ -104,8 +105,10 @@ class ProcessSandbox:
         self._protocol = protocol
         self._folder = folder
         self._killed: asyncio.Task[None] | None = None
+        self._is_frozen = False
         self.id = f"process-{transport.get_pid()}"
         self.request = request
+        self.image = image
         self.ready = ready
         self.inputs_dir = f"{folder}{INPUTS_SUFFIX}"
 
@@ -128,6 +131,18 @@ class ProcessSandbox:
 
     async def receive(self) -> FromSupervisor:
         return await self._protocol.frames.receive()
+
+    async def freeze(self) -> None:
+        if not self._is_frozen:
+            await self.send(Freeze())
+            self._is_frozen = True
+            _signal_below(self._transport.get_pid(), signal.SIGSTOP)
+
+    async def thaw(self) -> None:
+        if self._is_frozen:
+            _signal_below(self._transport.get_pid(), signal.SIGCONT)
+            self._is_frozen = False
+            await self.send(Thaw())
 
     async def kill(self) -> None:
         if self._killed is None:
@@ -165,6 +180,19 @@ async def _end(
 def _put(folder: Path, files: Mapping[str, Path]) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
     fill(folder, files)
+
+
+def _signal_below(pid: int, number: int) -> None:
+    """Signal every process below ``pid``, but not itself."""
+    try:
+        below = psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return
+    for process in below:
+        try:
+            process.send_signal(number)
+        except psutil.NoSuchProcess:
+            pass  # it ended meanwhile
 
 
 def _kill_tree(pid: int) -> None:
@@ -207,12 +235,27 @@ class ProcessEngine:
             ),
         )
 
+    @property
+    def isolation(self) -> Isolation:
+        return Isolation(runtime="")
+
+    async def environment(
+        self, requirements: Sequence[str], *, base: Image, say: Callable[[str], None]
+    ) -> Image:
+        raise SandboxError(
+            "The process sandbox installs no packages.",
+            hint="Install them where the worker runs, or start it with Docker.",
+        )
+
     async def prepare(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(mode=0o700, parents=True)
         self._packages = await asyncio.to_thread(_installed_packages)
 
-    async def start(self, request: ResourceRequest, *, gpus: Sequence[str] = ()) -> ProcessSandbox:
+    async def start(
+        self, request: ResourceRequest, *, image: Image | None = None, gpus: Sequence[str] = ()
+    ) -> ProcessSandbox:
+        image = image or self.images[0]
         folder = Path(tempfile.mkdtemp(prefix="job-", dir=self._folder))
         threads = str(max(1, math.ceil(request.cores)))
         environment = {
@@ -246,7 +289,9 @@ class ProcessEngine:
         except BaseException:
             await asyncio.shield(asyncio.create_task(_end(transport, protocol, folder)))
             raise
-        sandbox = ProcessSandbox(transport, protocol, request=request, ready=ready, folder=folder)
+        sandbox = ProcessSandbox(
+            transport, protocol, request=request, image=image, ready=ready, folder=folder
+        )
         self._live = {known for known in self._live if not known.is_closed} | {sandbox}
         return sandbox
 
