@@ -35,7 +35,7 @@ check: setup ## Static checks and unit tests, under a minute
 	@.venv/bin/lint-imports --no-logo
 	@$(PY) -m coordinator.main openapi --check
 	@$(PY) scripts/check_docs.py
-	@$(PY) -m pytest tests/unit -q -p no:cacheprovider -m "not slow"
+	@$(PY) -m pytest tests/unit -q -p no:cacheprovider -m "not slow" -n auto
 
 unit: setup ## Unit tests alone
 	@$(PY) -m pytest tests/unit -q $(PYTEST_ARGS)

@@ -1,4 +1,4 @@
-"""Check the docs without a network: every local link and every named `make` target is there."""
+"""Check the docs without a network: every local link, named `make` target and test is there."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Final
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 LINK: Final = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 TARGET: Final = re.compile(r"`make ([a-z-]+)`|^make ([a-z-]+)", re.MULTILINE)
+# `tests/acceptance/test_x.py`, or one test of it: `tests/acceptance/test_x.py::test_that`
+TEST: Final = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
 
 
 def pages(repository: Path) -> list[Path]:
@@ -25,7 +27,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def complaints(repository: Path = REPOSITORY) -> Iterator[str]:
-    """Yield one sentence for each link or target that leads nowhere."""
+    """Yield one sentence for each link, target or test that leads nowhere."""
     makefile = (repository / "Makefile").read_text(encoding="utf-8")
     for page in pages(repository):
         text = page.read_text(encoding="utf-8")
@@ -42,6 +44,14 @@ def complaints(repository: Path = REPOSITORY) -> Iterator[str]:
         for first, second in TARGET.findall(text):
             if not re.search(rf"^{first or second}:", makefile, re.MULTILINE):
                 yield f"{name}: the Makefile has no target {first or second}"
+        for module, test in TEST.findall(text):
+            source = repository / module
+            if not source.exists():
+                yield f"{name}: {module} does not exist"
+            elif test and not re.search(
+                rf"^\s*(async )?def {test}\(", source.read_text(encoding="utf-8"), re.MULTILINE
+            ):
+                yield f"{name}: {module} has no test {test}"
 
 
 def main() -> int:

@@ -118,11 +118,17 @@ def test_every_link_of_the_docs_leads_somewhere() -> None:
 
 def test_a_dead_link_a_missing_heading_and_a_missing_target_are_found(tmp_path: Path) -> None:
     (tmp_path / "Makefile").write_text("test: setup\n")
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_a.py").write_text("async def test_that_is_there() -> None: ...\n")
     (tmp_path / "README.md").write_text(
         "# One\n[a](gone.md) [b](#one) [c](#two) [d](https://far.test) `make test` `make tea`\n"
+        "`tests/test_a.py` `tests/test_a.py::test_that_is_there` `tests/test_a.py::test_gone`\n"
+        "`tests/test_b.py`\n"
     )
     assert list(check_docs.complaints(tmp_path)) == [
         "README.md: gone.md does not exist",
         "README.md: #two has no such heading",
         "README.md: the Makefile has no target tea",
+        "README.md: tests/test_a.py has no test test_gone",
+        "README.md: tests/test_b.py does not exist",
     ]

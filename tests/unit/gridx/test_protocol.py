@@ -14,6 +14,7 @@ from gridx.credits import Rates
 from gridx.errors import ErrorBody, ProtocolError
 from gridx.protocol import (
     AttemptFinished,
+    AttemptFrozen,
     AttemptRef,
     AttemptStarted,
     CallChanged,
@@ -37,6 +38,7 @@ from gridx.protocol import (
     OutputAck,
     OutputResend,
     Position,
+    Preparing,
     Refused,
     Settled,
     StartAttempt,
@@ -55,7 +57,19 @@ from gridx.protocol import (
     to_client_json,
     to_worker,
 )
-from gridx.resources import GIB, Capability, Gpu, Image, Load, Usage
+from gridx.resources import (
+    GIB,
+    Accepts,
+    Capability,
+    Check,
+    Gpu,
+    Image,
+    Isolation,
+    Load,
+    Pause,
+    PauseReason,
+    Usage,
+)
 from gridx.schemas import (
     BlobRef,
     CellSpec,
@@ -139,7 +153,20 @@ SAMPLES: list[tuple[list[Codec[Any]], list[Message]]] = [
                 usage=Usage(wall_s=1.5),
             ),
             HandBack(job_id=JOB, attempt=1, message="stopping"),
-            CapabilityChanged(capability=OFFER),
+            Preparing(job_id=JOB, attempt=1, message="Installing 3 packages: downloading"),
+            AttemptFrozen(job_id=JOB, attempt=1, frozen=True, reason=PauseReason.BATTERY),
+            CapabilityChanged(
+                capability=msgspec.structs.replace(
+                    OFFER,
+                    slots=0,
+                    pause=Pause(
+                        reason=PauseReason.HOURS, until=dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
+                    ),
+                    accepts=Accepts.USERS,
+                    users=("bob",),
+                    isolation=Isolation(runtime="runc", checks=(Check(name="pids", kept=True),)),
+                )
+            ),
         ],
     ),
     (
