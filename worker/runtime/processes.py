@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import errno
 import fcntl
 import os
 import resource
@@ -29,8 +30,11 @@ class JobProcess:
         out_read, out_write = os.pipe()
         err_read, err_write = os.pipe()
         self.output_reads = (out_read, err_read)
+        end_read, end_write = os.pipe()
+        self._watch_by_signal(end_write)
         self.pid = os.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             run_child(
                 ChildPipes(job_read, record_write, out_read, out_write, err_read, err_write),
                 options,
@@ -39,7 +43,35 @@ class JobProcess:
             os.close(fd)
         for fd in (self.job_write, self.record_read, *self.output_reads):
             os.set_blocking(fd, False)
-        self.pidfd = os.pidfd_open(self.pid)
+        self.pidfd = self._open_end(end_read, end_write)
+
+    def _watch_by_signal(self, end_write: int) -> None:
+        """Have a byte written when the process has ended. Before the fork: it may end at once."""
+        os.set_blocking(end_write, False)
+
+        def look(number: int, frame: object) -> None:
+            try:
+                if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                    os.write(end_write, b"e")
+            except (AttributeError, OSError):
+                pass  # it has no id yet, or is reaped, or has been told
+
+        signal.signal(signal.SIGCHLD, look)
+
+    def _open_end(self, end_read: int, end_write: int) -> int:
+        """Return what can be read when the process has ended."""
+        try:
+            pidfd = os.pidfd_open(self.pid)
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+            # gVisor has none in its older releases.
+            os.kill(os.getpid(), signal.SIGCHLD)  # it may have ended before it had its id
+            return end_read
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.close(end_read)
+        os.close(end_write)
+        return pidfd
 
     def send_with_pipes(self, data: bytes | memoryview) -> int:
         """Write to the job's process, with pipes for its next call; return how much was written.
