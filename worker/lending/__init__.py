@@ -1,0 +1,1 @@
+"""When this machine is lent, and how the lender says so."""
