@@ -13,6 +13,7 @@ import logging
 import os
 import secrets
 import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,7 @@ import psutil
 import requests
 
 from gridx.errors import SandboxError
-from gridx.resources import Image, Isolation, ResourceRequest
+from gridx.resources import Check, Image, Isolation, ResourceRequest
 
 from ..images import (
     ImageInfo,
@@ -37,11 +38,14 @@ from ..images import (
     find_image,
 )
 from ..runtime.frames import Frame, Freeze, FromSupervisor, Ready, Thaw, encode_frame
+from ..runtime import syscalls
 from .base import Death, Promise, SandboxClosed
 from .frames import AttachDemultiplexer
 from .limits import INPUTS_DIR, POOL_LABEL, WORKER_LABEL, container_options, promises
 from .pipe import FrameQueue
 from .slots import Slots, fill
+from .self_test import REQUEST as SELF_TEST_REQUEST
+from .self_test import Remembered, key_of, refuse, self_test
 from .uids import UidRange
 
 _log = logging.getLogger(__name__)
@@ -193,7 +197,7 @@ class DockerSandbox:
         try:
             await self._engine.pause(self.id)
         except SandboxError:
-            await self.thaw()
+            await self.thaw()  # it may stand still all the same
             raise
 
     async def thaw(self) -> None:
@@ -232,6 +236,7 @@ class DockerEngine:
         slots: Path | None = None,
     ) -> None:
         """
+        self_test: Path | None = None,
         Args:
             worker_id: label of what it starts.
             python_minor: of the image; this process's when None.
@@ -240,8 +245,12 @@ class DockerEngine:
                 path; emptied at start. A temporary one when None.
         """
         self._worker_id = worker_id
+            self_test: where ``prepare`` keeps that its self-test has passed; it makes none when
+                None.
         self._slots = Slots(slots)
         self._pool_id = f"pool_{secrets.token_hex(4)}"
+        self._remembered = None if self_test is None else Remembered(self_test)
+        self._checks: tuple[Check, ...] = ()
         self._python_minor = python_minor
         self._runtime = runtime
         self._threads = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="docker")
@@ -270,6 +279,7 @@ class DockerEngine:
             userns="name=userns" in security,
         )
 
+            checks=self._checks,
     async def prepare(self) -> None:
         _check_address(self._address)
         kept = await self.check_promises()
@@ -281,6 +291,31 @@ class DockerEngine:
                 + ".",
                 hint="Run `gridx-worker check` for the list. A rootless engine needs cgroup v2"
                 " with delegation; `docker info` prints its warnings.",
+        if self._remembered is not None:
+            await self._vouch(self._remembered)
+
+    async def _vouch(self, remembered: Remembered) -> None:
+        """Know that every promise is kept: tried now, or not long ago with the same parts."""
+        assert self._image is not None
+        options = container_options(SELF_TEST_REQUEST, image="", uid=0, worker_id="", pool_id="")
+        key = key_of(
+            self.info,
+            image=self._image.announced().digest,
+            runtime=self._runtime or "",
+            options=[options, syscalls.program(syscalls.machine())],
+        )
+        known = remembered.find(key)
+        checks = await self.self_test() if known is None else known
+        self._checks = checks
+        refuse(checks)
+        if known is None:
+            remembered.keep(key, checks)
+
+    async def self_test(self) -> tuple[Check, ...]:
+        """Try every promised limit in two containers; see ``self_test.py``."""
+        runtime = self._runtime or str(self.info.get("DefaultRuntime") or "")
+        with tempfile.NamedTemporaryFile(prefix="gridx-self-test-") as probe:
+            return await self_test(self, runtime=runtime, probe=Path(probe.name))
             )
         self._uids = UidRange.lock()
         self._image = await self._build_image()
