@@ -99,6 +99,7 @@ class _Call:
     preparing: asyncio.Task[None] | None = None
     began_s: float = 0.0
     held_s: float = 0.0  # of the attempt, when the call began
+    frozen_s: float = 0.0  # likewise
     stream_bytes: int = 0  # likewise
 
     @property
@@ -159,6 +160,12 @@ class AttemptRun:
         self._has_exited = False
         self._held_s = 0.0
         self._began_s = 0.0
+        self._moving = asyncio.Event()  # cleared while the sandbox stands still, or is about to
+        self._moving.set()
+        self._freezing = asyncio.Lock()  # one freeze or thaw at a time
+        self._frozen_at_s: float | None = None
+        self._frozen_s = 0.0  # until the last thaw
+        self._open_until_s: float | None = None  # of a session
 
     # ---- what may be asked of it from outside
 
@@ -214,6 +221,76 @@ class AttemptRun:
     def release(self) -> None:
         """Read on."""
         self._flow.set()
+
+    async def freeze(self) -> bool:
+        """Let the sandbox stand still, with its deadlines and its meter, until ``thaw``.
+
+        Returns:
+            Whether it stands still now; what is ending, or has not begun, does not.
+
+        Raises:
+            SandboxError: it cannot be frozen, and goes on.
+        """
+        self._moving.clear()
+        async with self._freezing:
+            is_going_on = self._has_begun and not self._has_exited and not self._is_killing
+            if self._frozen_at_s is None and self._sandbox is not None and is_going_on:
+                if self._moving.is_set():
+                    return False  # thawed meanwhile
+                self._stop_clocks()
+                try:
+                    await self._sandbox.freeze()
+                except SandboxError:
+                    self._start_clocks()
+                    self._go_on()
+                    raise
+            return self._frozen_at_s is not None
+
+    async def thaw(self) -> None:
+        """Let it go on.
+
+        Raises:
+            SandboxError: it cannot; it is better killed.
+        """
+        self._moving.set()
+        async with self._freezing:
+            if self._frozen_at_s is not None and self._sandbox is not None:
+                if not self._moving.is_set():
+                    return  # frozen again meanwhile
+                await self._sandbox.thaw()
+                self._start_clocks()
+        self._begin_next()
+
+    def _go_on(self) -> None:
+        self._moving.set()
+        self._begin_next()
+
+    def _stop_clocks(self) -> None:
+        self._frozen_at_s = self._now_s()
+        if self._time_is_up is not None:
+            self._time_is_up.cancel()
+        self._apply_deadline()
+
+    def _start_clocks(self) -> None:
+        assert self._frozen_at_s is not None
+        stood_s, self._frozen_at_s = self._now_s() - self._frozen_at_s, None
+        self._frozen_s += stood_s
+        if self._deadline_s is not None:
+            self._deadline_s += stood_s
+        if self._open_until_s is not None:
+            self._open_until_s += stood_s
+            self._set_time_is_up()
+        self._apply_deadline()
+
+    def _set_time_is_up(self) -> None:
+        assert self._open_until_s is not None
+        loop = asyncio.get_running_loop()
+        self._time_is_up = loop.call_at(self._open_until_s, self._kill, Cause.TIMEOUT)
+
+    def _stood_s(self) -> float:
+        """Return for how long the sandbox has stood still until now."""
+        at_s = self._frozen_at_s
+        return self._frozen_s + (0.0 if at_s is None else self._now_s() - at_s)
 
     # ---- the run
 
@@ -293,7 +370,9 @@ class AttemptRun:
                 ours or exited.cause,
                 exit_code=None if ours is Cause.COMPLETED else exited.exit_code,
                 message=self._hard_stop_message() if ours else exited.message,
-                usage=self._checked(exited.usage, since_s=self._began_s, held_s=self._held_s),
+                usage=self._checked(
+                    exited.usage, since_s=self._began_s, held_s=self._held_s, frozen_before_s=0.0
+                ),
             )
         finally:
             if self._time_is_up is not None:
@@ -343,10 +422,11 @@ class AttemptRun:
 
     async def _wait_for_flow(self) -> None:
         # While nobody reads, the worker's own limit stands still; the supervisor's does not.
-        began_s = self._now_s()
+        began_s, stood_s = self._now_s(), self._stood_s()
         self._apply_deadline()
         await self._flow.wait()
-        waited_s = self._now_s() - began_s
+        # What stood still meanwhile has its own account.
+        waited_s = max(0.0, self._now_s() - began_s - (self._stood_s() - stood_s))
         self._held_s += waited_s
         if self._ending is None and self._deadline_s is not None:  # else a nearer one was set
             self._deadline_s += waited_s
@@ -384,12 +464,15 @@ class AttemptRun:
                 task = asyncio.current_task()
                 if not call.is_interrupted or task is None or task.cancelling():
                     raise
+        if self._has_begun:  # in a session: while it stands still no call begins
+            await self._moving.wait()
         if call.is_interrupted:
             if self._is_session:
                 self._end_call(call, Cause.CANCELLED, message="Interrupted before it began.")
             return  # else it is being stopped, and the sandbox says so
         call.is_handed_over = True
         call.began_s, call.held_s = self._now_s(), self._held_s
+        call.frozen_s = self._stood_s()
         call.stream_bytes = self._stream_bytes
         if self._is_session:
             call.cap = self._share_of_output(call.number)
@@ -398,9 +481,8 @@ class AttemptRun:
             self._has_begun = True
             self._began_s = call.began_s
             if self._is_session:  # of a single call the supervisor keeps the time
-                limit_s = self._start.job.limits.timeout_s
-                loop = asyncio.get_running_loop()
-                self._time_is_up = loop.call_later(limit_s, self._kill, Cause.TIMEOUT)
+                self._open_until_s = self._began_s + self._start.job.limits.timeout_s
+                self._set_time_is_up()
             self._set_deadline()
             await sandbox.send(self._run_frame(sandbox, call))
             self._tell.started(self.ref, call.number)
@@ -419,6 +501,8 @@ class AttemptRun:
     def _begin_next(self) -> None:
         """Hand over the next call of a session, when none runs and one waits."""
         sandbox = self._sandbox
+        if not self._moving.is_set():
+            return  # it stands still: ``thaw`` comes here again
         if self._call is None and self._next_calls and self._ending is None and sandbox is not None:
             self._call = self._next_calls.popleft()
             self._run_aside(self._hand_over(sandbox, self._call))
@@ -433,7 +517,10 @@ class AttemptRun:
             exit_code=exited.exit_code,
             message=exited.message,
             usage=self._checked(
-                exited.usage, since_s=call.began_s, held_s=self._held_s - call.held_s
+                exited.usage,
+                since_s=call.began_s,
+                held_s=self._held_s - call.held_s,
+                frozen_before_s=call.frozen_s,
             ),
             came_to_an_end=True,
         )
@@ -501,6 +588,15 @@ class AttemptRun:
             self._call.preparing.cancel()
         # The loop above reads on; when this cannot be written it sees the end, too.
         self._say(Cancel())
+        if not self._moving.is_set():  # nothing that stands still can be ended in order
+            self._run_aside(self._thaw_or_kill())
+
+    async def _thaw_or_kill(self) -> None:
+        try:
+            await self.thaw()
+        except SandboxError:
+            if self._sandbox is not None:
+                await self._sandbox.kill()
 
     def _say(self, frame: Frame) -> None:
         if self._sandbox is not None:
@@ -513,16 +609,18 @@ class AttemptRun:
 
     def _set_deadline(self) -> None:
         """Set when this worker loses patience: the supervisor keeps the same limits, sooner."""
-        end_s = self._began_s + self._start.job.limits.timeout_s
+        end_s = self._began_s + self._start.job.limits.timeout_s + self._frozen_s
         call = self._call
         if self._is_session and call is not None and call.is_handed_over:
-            end_s = min(end_s, call.began_s + call.timeout_s + INTERRUPT_GRACE_S)
+            stood_s = self._frozen_s - call.frozen_s
+            end_s = min(end_s, call.began_s + call.timeout_s + INTERRUPT_GRACE_S + stood_s)
         self._deadline_s = end_s + HARD_GRACE_S
         self._apply_deadline()
 
     def _apply_deadline(self) -> None:
         if self._limit is not None and self._is_timed and not self._limit.expired():
-            self._limit.reschedule(self._deadline_s if self._flow.is_set() else None)
+            is_running = self._flow.is_set() and (self._frozen_at_s is None or self._is_killing)
+            self._limit.reschedule(self._deadline_s if is_running else None)
 
     def _mismatch(self, sandbox: Sandbox) -> str:
         wanted = self._start.cell.python if self._start.cell is not None else ""
@@ -536,6 +634,7 @@ class AttemptRun:
         return Run(
             call=call.number,
             kind="script" if cell is None else "cell",
+            language=self._start.job.language,
             code=call.code,
             timeout_s=call.timeout_s,
             inputs=call.inputs,
@@ -653,19 +752,24 @@ class AttemptRun:
             )
         )
 
-    def _checked(self, said: Usage, *, since_s: float, held_s: float) -> Usage:
-        return checked_usage(
+    def _checked(
+        self, said: Usage, *, since_s: float, held_s: float, frozen_before_s: float
+    ) -> Usage:
+        frozen_s = self._stood_s() - frozen_before_s
+        usage = checked_usage(
             said,
-            host_wall_s=self._now_s() - since_s,
+            host_wall_s=max(0.0, self._now_s() - since_s - frozen_s),
             request=self._start.job.limits.request(),
             held_s=held_s,
         )
+        return msgspec.structs.replace(usage, frozen_s=frozen_s)
 
     def _usage_by_own_clock(self) -> Usage:
-        wall_s = self._now_s() - self._began_s - self._held_s
+        frozen_s = self._stood_s()
+        wall_s = max(0.0, self._now_s() - self._began_s - self._held_s - frozen_s)
         if self._ending is None:
             wall_s = min(wall_s, self._start.job.limits.timeout_s)
-        return Usage(wall_s=wall_s, source="none")
+        return Usage(wall_s=wall_s, frozen_s=frozen_s, source="none")
 
     def _hard_stop_message(self) -> str:
         limit_s = self._start.job.limits.timeout_s

@@ -15,6 +15,7 @@ import ctypes
 import fcntl
 import gc
 import getpass
+import importlib.util
 import os
 import random
 import resource
@@ -39,6 +40,7 @@ from gridx.resources import format_bytes
 from . import records, streams, syscalls
 from .epochs import begin_epoch, follow_threads
 from .frames import Run
+from .programs import EXIT_NOT_FOUND, NoSuchProgram, done_of, end_by, run_program
 from .records import EVENTS, RESULT_RECORD_BYTES, WARM, Done, RecordWriter
 from .script import exit_code_of, hide_runtime_frames, one_line, run_script
 from .streams import JobStream, OutputCapture
@@ -55,6 +57,7 @@ MATPLOTLIB_DIR: Final = "/tmp/mpl"
 PIPE_BYTES: Final = 1 << 20
 EXIT_NOT_WARM: Final = 70
 EXIT_NOTHING_TO_DO: Final = 0
+NO_CELLS: Final = "This image has no IPython, so it runs scripts and no notebook cells."
 F_SETPIPE_SZ: Final = 1031
 WARM_ROUNDS: Final = 8
 _WARM_CELL: Final = Run(
@@ -179,6 +182,15 @@ class _Child:
         show_bars_as_text()
         self._flush_c_stdout = _c_stdout_flusher()
 
+        if importlib.util.find_spec("IPython") is not None:  # an image for scripts alone has none
+            self._warm_shell()
+        # The thread that reads the pipes is ours; the job need not hear about it when it forks.
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        warnings.filterwarnings("ignore", "To exit: use 'exit'", UserWarning)
+        gc.collect()
+        gc.freeze()
+
+    def _warm_shell(self) -> None:
         from .shell import make_shell
 
         shell = self._shell = make_shell(self._main, self._capture)
@@ -191,11 +203,6 @@ class _Child:
         self._main.__dict__.update(_MAIN_NAMES)
         shell.execution_count = 1
         atexit.unregister(shell.atexit_operations)  # a script's own functions run at its end
-        # The thread that reads the pipes is ours; the job need not hear about it when it forks.
-        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-        warnings.filterwarnings("ignore", "To exit: use 'exit'", UserWarning)
-        gc.collect()
-        gc.freeze()
 
     def _be_main(self) -> None:
         # Pickles, multiprocessing and dataclasses look for the job's classes there.
@@ -270,7 +277,12 @@ class _Child:
     def _run(self, run: Run) -> None:
         """Run one call and say how it went."""
         try:
-            done = self._run_cell(run) if run.kind == "cell" else self._run_script(run)
+            if run.kind == "cell":
+                done = self._run_cell(run)
+            elif run.language == "python":
+                done = self._run_script(run)
+            else:
+                done = self._run_program(run)
         except BaseException as error:  # ours, or the job took the runtime apart
             done = Done(completed=False, exit_code=1, message=one_line(error))
         if os.getpid() != self._pid:
@@ -360,13 +372,26 @@ class _Child:
         namespace.update(_MAIN_NAMES)
         return run_script(run.code, namespace)
 
+    def _run_program(self, run: Run) -> Done:
+        try:
+            ended = run_program(run.language, run.code, folder=self._work)
+        except NoSuchProgram as missing:
+            return Done(completed=False, exit_code=EXIT_NOT_FOUND, message=str(missing))
+        if ended < 0:
+            with self._capture.finished() as events:
+                if events:
+                    self._send_events(events)
+            end_by(-ended)
+        return done_of(ended)
+
     def _run_cell(self, run: Run) -> Done:
+        if self._shell is None:
+            return Done(completed=False, exit_code=1, message=NO_CELLS)
         from gridx.codec.results import result_pieces, snapshot
         from gridx.ship.restore import restore
 
         from .shell import last_value, run_cell
 
-        assert self._shell is not None
         namespace = self._shell.user_ns
         error: BaseException | None
         try:

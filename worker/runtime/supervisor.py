@@ -557,7 +557,11 @@ class Supervisor:
 
     def _judge(self, status: int | None, out_of_memory: bool) -> Verdict:
         if self._done is not None:
-            return judge_done(self._done, memory_error_is_the_limit=self._memory_is_limited())
+            return judge_done(
+                self._done,
+                memory_error_is_the_limit=self._memory_is_limited(),
+                out_of_memory=out_of_memory,
+            )
         assert status is not None
         return judge_death(
             status, self._kind, warm=self._warm, kill=self._killed, out_of_memory=out_of_memory

@@ -30,14 +30,20 @@ class Kill(NamedTuple):
     message: str
 
 
-def judge_done(done: Done, *, memory_error_is_the_limit: bool) -> Verdict:
+def judge_done(
+    done: Done, *, memory_error_is_the_limit: bool, out_of_memory: bool = False
+) -> Verdict:
     """Judge a job that came to its end and said so.
 
     Args:
         memory_error_is_the_limit: the memory limit shows itself as MemoryError, not as a kill.
+        out_of_memory: the kernel killed something of this container for its memory limit. What a
+            shell says of a command that was killed is its exit code, and then the script's.
     """
     if done.completed:
         return Verdict(Cause.COMPLETED, done.exit_code)
+    if out_of_memory and done.exit_code == 128 + signal.SIGKILL:
+        return Verdict(Cause.OUT_OF_MEMORY, done.exit_code, OUT_OF_MEMORY)
     if done.memory_error and memory_error_is_the_limit:
         return Verdict(Cause.OUT_OF_MEMORY, done.exit_code, OUT_OF_MEMORY)
     return Verdict(Cause.ERROR, done.exit_code, done.message)
