@@ -96,6 +96,8 @@ def reason_for_call(
             message=f"The call was stopped at its time limit of {timeout_s:g} s.",
             hint=reason.hint,
         )
+    if cause is Cause.ENVIRONMENT:  # its session has its packages: they were there before it
+        cause = Cause.SANDBOX_FAILED
     if cause is Cause.CANCELLED:
         if stop_wanted:
             return Reason(

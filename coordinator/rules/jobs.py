@@ -12,8 +12,10 @@ from typing import Final
 
 import msgspec
 
+from gridx.display.text import clean_text
 from gridx.errors import (
     Conflict,
+    EnvironmentFailed,
     GridXError,
     JobCancelled,
     JobFailed,
@@ -33,6 +35,7 @@ class JobEvent(StrEnum):
     CLAIMED = "claimed"  # a worker's lease on it was granted
     CODE_COMPLETED = "code_completed"  # the accepted report: it ran to its end
     CODE_FAILED = "code_failed"  # the accepted report: its own error, or one of its own limits
+    ENVIRONMENT_FAILED = "environment_failed"  # the same: its packages cannot be installed
     ATTEMPT_FAILED = "attempt_failed"  # the infrastructure's fault, and tries are left
     TRIES_EXHAUSTED = "tries_exhausted"  # the same, and none is left
     HANDED_BACK = "handed_back"  # the worker will not run it
@@ -67,6 +70,7 @@ TRANSITIONS: Final[Mapping[tuple[JobState, JobEvent], Step]] = {
     (_S.QUEUED, _E.CANCEL_ASKED): Step(_S.CANCELLED, _FREE),
     (_S.RUNNING, _E.CODE_COMPLETED): Step(_S.COMPLETED, _PAID),
     (_S.RUNNING, _E.CODE_FAILED): Step(_S.FAILED, _PAID),
+    (_S.RUNNING, _E.ENVIRONMENT_FAILED): Step(_S.FAILED, _FREE),  # its code never ran
     (_S.RUNNING, _E.ATTEMPT_FAILED): Step(_S.QUEUED),
     (_S.RUNNING, _E.TRIES_EXHAUSTED): Step(_S.FAILED, _FREE),
     (_S.RUNNING, _E.HANDED_BACK): Step(_S.QUEUED),
@@ -111,6 +115,8 @@ def event_for_report(cause: Cause, *, cancel_wanted: bool, is_last_try: bool) ->
         return JobEvent.CODE_COMPLETED
     if cause in _OWN_FAULT:
         return JobEvent.CODE_FAILED
+    if cause is Cause.ENVIRONMENT:
+        return JobEvent.ENVIRONMENT_FAILED
     return event_for_loss(cancel_wanted=cancel_wanted, is_last_try=is_last_try)
 
 
@@ -127,9 +133,28 @@ _ERROR: Final[Mapping[Cause, type[GridXError]]] = {
     Cause.OUT_OF_MEMORY: RemoteOutOfMemory,
     Cause.CRASHED: RemoteCrash,
     Cause.CANCELLED: JobCancelled,
+    Cause.ENVIRONMENT: EnvironmentFailed,
     Cause.SANDBOX_FAILED: WorkerLost,
 }
-_MAX_MESSAGE_CHARS = 1000
+MAX_MESSAGE_CHARS = 1000
+MAX_LOG_CHARS = 4096  # of what a failed installation said: its end tells what went wrong
+
+
+def told_by_worker(cause: Cause, message: str) -> str:
+    """Return what a worker says of an end, cut to what is kept of it."""
+    if cause is Cause.ENVIRONMENT:
+        return clean_text(message[-MAX_LOG_CHARS:])[-MAX_LOG_CHARS:]
+    return message[:MAX_MESSAGE_CHARS]
+
+
+def believed(cause: Cause, *, has_requirements: bool) -> Cause:
+    """Return the cause that a worker's word counts as.
+
+    A job that lists no packages cannot fail at them: then its worker did.
+    """
+    if cause is Cause.ENVIRONMENT and not has_requirements:
+        return Cause.SANDBOX_FAILED
+    return cause
 
 
 def reason_for_report(
@@ -153,9 +178,10 @@ def reason_for_report(
         if exit_code is None
         else f"The code ended with exit code {exit_code}.",
         Cause.CRASHED: "The job's process ended without a result.",
+        Cause.ENVIRONMENT: "The packages that the job lists could not be installed.",
         Cause.SANDBOX_FAILED: "No worker could run the job.",
     }
-    sentence = ours.get(cause) or message[:_MAX_MESSAGE_CHARS] or fallback[cause]
+    sentence = ours.get(cause) or told_by_worker(cause, message) or fallback[cause]
     return Reason(code=error.code, message=sentence, hint=error.default_hint)
 
 

@@ -152,6 +152,13 @@ def judge(
         )
     told = job_rules.reason_for_report(cause, message, exit_code, limits)
     assert told is not None
+    if cause is Cause.ENVIRONMENT:  # it has never been open
+        return Verdict(
+            job_event=JobEvent.ENVIRONMENT_FAILED,
+            reason=told,
+            call_event=CallEvent.FAILED,
+            call_reason=told,
+        )
     sentence = told.message
     if cause is Cause.TIMEOUT:
         sentence = "The call did not stop at its time limit and was killed."

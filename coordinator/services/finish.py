@@ -24,7 +24,6 @@ from .outcome import Outcome, Report, end_attempt, held_by
 from .session_end import CallReport
 
 LOST_RESULT = "The worker reported a result that it has not sent."
-_MAX_MESSAGE_CHARS = 1000
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,8 +69,8 @@ def finish(
     if stored_end < report.stream_bytes:
         return Finished(outcome=Outcome.MORE, job=found.job)
     job = found.job
-    cause = report.cause
-    message = report.message[:_MAX_MESSAGE_CHARS]
+    cause = job_rules.believed(report.cause, has_requirements=bool(job.job.pip))
+    message = job_rules.told_by_worker(cause, report.message)
     exit_code = usable_exit_code(report.exit_code)
     if stored_end > report.stream_bytes:
         # It sent more than it owns to have sent: nothing of this attempt can be believed.

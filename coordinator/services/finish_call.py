@@ -11,6 +11,7 @@ from gridx.schemas import BlobRef
 from gridx.states import Cause
 
 from ..rules import calls as call_rules
+from ..rules import jobs as job_rules
 from ..rules import leases
 from ..rules.calls import CallEvent
 from ..settings import Settings
@@ -19,8 +20,6 @@ from ..store.records import CallRecord, JobRecord, WorkerRecord
 from .finish import LOST_RESULT, has_all, usable_exit_code
 from .outcome import Outcome, held_by
 from .session_end import CallReport, end_call
-
-_MAX_MESSAGE_CHARS = 1000
 
 
 class FinishedCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +70,7 @@ def finish_call(
     opened = calls.find_open(tx, job.row_id)
     is_closing = opened is not None and opened.end_us is not None
     stop_wanted = call.interrupt_us is not None or job.cancel_us is not None
-    message = report.message[:_MAX_MESSAGE_CHARS]
+    message = report.message[: job_rules.MAX_MESSAGE_CHARS]
     exit_code = usable_exit_code(report.exit_code)
     cause, result_blobs = report.cause, report.result_blobs
     if result_blobs and not has_all(tx, job, result_blobs):

@@ -8,17 +8,21 @@ import re
 import msgspec
 
 from gridx.blobs import CHUNK_BYTES, MAX_BLOBS
+from gridx.disk import check_disk
 from gridx.errors import InvalidRequest, PayloadTooLarge, UnknownLanguage
 from gridx.ids import new_job_id, parse_job_id, parse_user_name
 from gridx.protocol import MAX_PAYLOAD_BYTES, SubmitCall
+from gridx.requirements import parse_requirements
 from gridx.resources import MIB, format_bytes
 from gridx.schemas import (
+    LANGUAGE_ALIASES,
     LANGUAGES,
     MAX_CODE_BYTES,
     MAX_TIMEOUT_S,
     BlobRef,
     CellSpec,
     JobRequest,
+    Limits,
     SessionSpec,
 )
 
@@ -30,22 +34,21 @@ _PYTHON = re.compile(r"3\.[0-9]{1,2}\Z")
 
 
 def check_job(job: JobRequest, *, must_have_id: bool = False) -> JobRequest:
-    """Return ``job`` with an id, or say what is wrong with it.
+    """Return ``job`` with an id and with one name for one thing, or say what is wrong with it.
 
     Raises:
         InvalidRequest, UnknownLanguage, PayloadTooLarge
     """
-    if job.language not in LANGUAGES:
-        known = ", ".join(LANGUAGES)
-        raise UnknownLanguage(
-            f"No sandbox here speaks {job.language[:40]!r}. Languages: {known}.",
-            hint=f"Send one of: {known}.",
-            languages=list(LANGUAGES),
+    job = msgspec.structs.replace(
+        job, language=parse_language(job.language), pip=parse_requirements(job.pip)
+    )
+    if job.pip and job.language != "python":
+        raise InvalidRequest(
+            f"pip lists Python's packages; this job is in {job.language}.",
+            hint="Leave pip out, or choose with image a family of images that has what it needs.",
         )
+    check_limits(job.limits)
     check_code(job.code)
-    for name, number in (("timeout_s", job.limits.timeout_s), ("cpus", job.limits.cpus)):
-        if not math.isfinite(number):
-            raise InvalidRequest(f"limits.{name} has to be a number.")
     if job.job_id is not None:
         parse_job_id(job.job_id)
         return job
@@ -55,6 +58,43 @@ def check_job(job: JobRequest, *, must_have_id: bool = False) -> JobRequest:
             hint="Make one (gridx.ids.new_job_id): sent again, it names the same job.",
         )
     return msgspec.structs.replace(job, job_id=new_job_id())
+
+
+def parse_language(name: str) -> str:
+    """Return the language that is meant by ``name``, which may be one of its other names.
+
+    Raises:
+        UnknownLanguage: no image is of this language.
+    """
+    language = LANGUAGE_ALIASES.get(name, name)
+    if language not in LANGUAGES:
+        known = ", ".join((*LANGUAGES, *LANGUAGE_ALIASES))
+        raise UnknownLanguage(
+            f"No sandbox here speaks {name[:40]!r}. Languages: {known}.",
+            hint=f"Send one of: {known}.",
+            languages=list(LANGUAGES),
+            aliases=LANGUAGE_ALIASES,
+        )
+    return language
+
+
+def check_limits(limits: Limits) -> None:
+    """Refuse limits that are no numbers, or that no machine can keep together.
+
+    Raises:
+        InvalidRequest
+    """
+    for name, number in (("timeout_s", limits.timeout_s), ("cpus", limits.cpus)):
+        if not math.isfinite(number):
+            raise InvalidRequest(f"limits.{name} has to be a number.")
+    if limits.gpu_model and not limits.gpus:
+        raise InvalidRequest(
+            f"limits.gpu_model asks for {limits.gpu_model!r}, and limits.gpus for no GPU.",
+            hint="Add gpus: 1 to the limits, or leave gpu_model out.",
+        )
+    if limits.gpu_model and not limits.gpu_model.isprintable():
+        raise InvalidRequest("limits.gpu_model has characters that no name of a GPU has.")
+    check_disk(limits.memory_bytes, limits.disk_bytes or None, gpus=limits.gpus)
 
 
 def check_code(code: str) -> None:
@@ -126,6 +166,11 @@ def take_order(
     job = check_job(job, must_have_id=must_have_id)
     if cell is not None:
         check_cell(cell)
+        if job.language != "python":
+            raise InvalidRequest(
+                f"A notebook cell is Python, run by IPython; this one says {job.language}.",
+                hint="Send it as a script, without `cell`.",
+            )
     check_size(job.code, inputs)
     if session is not None:
         if cell is None:

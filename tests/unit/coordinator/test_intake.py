@@ -8,6 +8,7 @@ from gridx.blobs import MAX_BLOBS
 from gridx.errors import Forbidden, InvalidRequest, PayloadTooLarge, UnknownLanguage
 from gridx.ids import new_job_id, parse_job_id
 from gridx.protocol import MAX_PAYLOAD_BYTES
+from gridx.resources import GIB, MIB
 from gridx.schemas import MAX_CODE_BYTES, BlobRef, CellSpec, FileSpec, JobRequest, Limits
 
 ALICE = Caller(user="alice", scopes=frozenset({Scope.PUBLIC, Scope.JOBS_WRITE}))
@@ -30,9 +31,44 @@ def test_the_socket_asks_for_an_id() -> None:
 
 
 def test_an_unknown_language_lists_the_known_ones() -> None:
-    with pytest.raises(UnknownLanguage, match="python") as refused:
-        check_job(JobRequest(code="1", language="bash"))
-    assert refused.value.details["languages"] == ["python"]
+    with pytest.raises(UnknownLanguage, match="python, bash, node, javascript") as refused:
+        check_job(JobRequest(code="1", language="cobol"))
+    assert refused.value.details["languages"] == ["python", "bash", "node"]
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"), [("bash", "bash"), ("sh", "bash"), ("javascript", "node"), ("js", "node")]
+)
+def test_a_language_has_one_name_from_here_on(said: str, meant: str) -> None:
+    assert check_job(JobRequest(code="1", language=said)).language == meant
+
+
+def test_a_cell_is_python() -> None:
+    with pytest.raises(InvalidRequest, match="this one says bash"):
+        take_order(ALICE, JobRequest(code="ls", language="bash"), cell=CellSpec(python="3.11"))
+
+
+def test_packages_are_kept_in_one_form_and_refused_by_name() -> None:
+    asked = check_job(JobRequest(code="1", pip=("tqdm >= 4", "Polars==1.20")))
+    assert asked.pip == ("polars==1.20", "tqdm>=4")
+    with pytest.raises(InvalidRequest, match="git"):
+        check_job(JobRequest(code="1", pip=("git+https://host/a",)))
+    with pytest.raises(InvalidRequest, match="Python's packages"):
+        check_job(JobRequest(code="1", language="bash", pip=("tqdm",)))
+
+
+def test_a_disk_lies_inside_the_memory() -> None:
+    check_job(JobRequest(code="1", limits=Limits(memory_bytes=GIB, disk_bytes=768 * MIB)))
+    with pytest.raises(InvalidRequest, match="does not fit into 1 GiB of memory"):
+        check_job(JobRequest(code="1", limits=Limits(memory_bytes=GIB, disk_bytes=GIB)))
+
+
+def test_a_model_of_no_gpu_is_refused() -> None:
+    check_job(JobRequest(code="1", limits=Limits(gpus=1, gpu_model="A100")))
+    with pytest.raises(InvalidRequest, match="for no GPU"):
+        check_job(JobRequest(code="1", limits=Limits(gpu_model="A100")))
+    with pytest.raises(InvalidRequest, match="characters"):
+        check_job(JobRequest(code="1", limits=Limits(gpus=1, gpu_model="A\n")))
 
 
 def test_the_limit_of_code_is_in_bytes_not_characters() -> None:

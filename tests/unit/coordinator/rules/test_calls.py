@@ -61,6 +61,7 @@ def test_final_states_have_no_way_out() -> None:
         (Cause.CANCELLED, True, E.STOPPED),
         (Cause.CANCELLED, False, E.FAILED),
         (Cause.SANDBOX_FAILED, False, E.FAILED),
+        (Cause.ENVIRONMENT, False, E.FAILED),
     ],
 )
 def test_a_report_becomes_the_event_of_what_happened(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 
 from coordinator.rules.jobs import (
+    MAX_LOG_CHARS,
     TRANSITIONS,
     Effect,
     JobEvent,
     Step,
     advance,
+    believed,
     event_for_loss,
     event_for_report,
     reason_for_report,
@@ -24,6 +26,7 @@ EXPECTED = {
     (S.QUEUED, E.CANCEL_ASKED): Step(S.CANCELLED, (Effect.RELEASE,)),
     (S.RUNNING, E.CODE_COMPLETED): Step(S.COMPLETED, (Effect.SETTLE,)),
     (S.RUNNING, E.CODE_FAILED): Step(S.FAILED, (Effect.SETTLE,)),
+    (S.RUNNING, E.ENVIRONMENT_FAILED): Step(S.FAILED, (Effect.RELEASE,)),
     (S.RUNNING, E.ATTEMPT_FAILED): Step(S.QUEUED),
     (S.RUNNING, E.TRIES_EXHAUSTED): Step(S.FAILED, (Effect.RELEASE,)),
     (S.RUNNING, E.HANDED_BACK): Step(S.QUEUED),
@@ -80,6 +83,8 @@ def test_every_state_can_be_reached_and_left_for_an_end() -> None:
         (Cause.TIMEOUT, False, False, E.CODE_FAILED),
         (Cause.OUT_OF_MEMORY, False, False, E.CODE_FAILED),
         (Cause.CRASHED, False, False, E.CODE_FAILED),
+        (Cause.ENVIRONMENT, False, False, E.ENVIRONMENT_FAILED),
+        (Cause.ENVIRONMENT, True, True, E.ENVIRONMENT_FAILED),
         (Cause.CANCELLED, True, False, E.STOPPED),
         (Cause.SANDBOX_FAILED, True, True, E.STOPPED),
         (Cause.SANDBOX_FAILED, False, False, E.ATTEMPT_FAILED),
@@ -128,3 +133,18 @@ def test_what_a_worker_says_is_cut_to_a_length() -> None:
     reason = reason_for_report(Cause.ERROR, "x" * 100_000, 1, Limits())
     assert reason is not None
     assert len(reason.message) == 1000
+
+
+def test_a_failed_installation_is_told_with_the_end_of_its_log() -> None:
+    log = "x" * 10_000 + "\n\x1b]0;title\x07ERROR: No matching distribution found for polras"
+    reason = reason_for_report(Cause.ENVIRONMENT, log, None, Limits())
+    assert reason is not None
+    assert reason.code == "environment_failed"
+    assert reason.message.endswith("x\nERROR: No matching distribution found for polras")
+    assert 4000 < len(reason.message) <= MAX_LOG_CHARS
+
+
+def test_a_job_without_packages_does_not_fail_at_them() -> None:
+    assert believed(Cause.ENVIRONMENT, has_requirements=True) is Cause.ENVIRONMENT
+    assert believed(Cause.ENVIRONMENT, has_requirements=False) is Cause.SANDBOX_FAILED
+    assert believed(Cause.ERROR, has_requirements=False) is Cause.ERROR

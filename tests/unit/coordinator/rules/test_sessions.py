@@ -58,6 +58,7 @@ def test_a_session_ends_when_it_was_idle_or_open_for_long_enough_and_once(
         (Cause.TIMEOUT, None, 0, 0, 0, J.CODE_FAILED, C.FAILED, "timeout"),
         (Cause.OUT_OF_MEMORY, None, 0, 0, 0, J.CODE_FAILED, C.FAILED, "out_of_memory"),
         (Cause.CRASHED, W.ASKED, 0, 0, 0, J.CODE_FAILED, C.FAILED, "crashed"),
+        (Cause.ENVIRONMENT, None, 0, 0, 0, J.ENVIRONMENT_FAILED, C.FAILED, "environment_failed"),
         # stopped on its user's wish: paid
         (Cause.CANCELLED, None, 1, 0, 0, J.STOPPED, C.STOPPED, "cancelled"),
         (Cause.CANCELLED, None, 0, 1, 0, J.STOPPED, C.STOPPED, "cancelled"),
