@@ -208,7 +208,7 @@ class AttemptRun:
             self._ending = Cause.COMPLETED
             self._next_calls.clear()
             self.release()
-            if self._call is None:
+            if self._call is None or not self._moving.is_set():
                 self._kill(Cause.COMPLETED)
             else:
                 self.interrupt(self._call.number)
@@ -240,9 +240,11 @@ class AttemptRun:
                 self._stop_clocks()
                 try:
                     await self._sandbox.freeze()
-                except SandboxError:
+                except SandboxError as error:
                     self._start_clocks()
                     self._go_on()
+                    if isinstance(error, SandboxClosed):
+                        return False  # it has ended by itself, and says so
                     raise
             return self._frozen_at_s is not None
 
@@ -254,11 +256,11 @@ class AttemptRun:
         """
         self._moving.set()
         async with self._freezing:
-            if self._frozen_at_s is not None and self._sandbox is not None:
-                if not self._moving.is_set():
-                    return  # frozen again meanwhile
-                await self._sandbox.thaw()
-                self._start_clocks()
+            if not self._moving.is_set():
+                return  # frozen again meanwhile
+            if self._sandbox is not None and not self._has_exited:
+                await _unless_closed(self._sandbox.thaw())
+            self._start_clocks()
         self._begin_next()
 
     def _go_on(self) -> None:
@@ -272,7 +274,8 @@ class AttemptRun:
         self._apply_deadline()
 
     def _start_clocks(self) -> None:
-        assert self._frozen_at_s is not None
+        if self._frozen_at_s is None:
+            return
         stood_s, self._frozen_at_s = self._now_s() - self._frozen_at_s, None
         self._frozen_s += stood_s
         if self._deadline_s is not None:
@@ -466,6 +469,7 @@ class AttemptRun:
                     raise
         if self._has_begun:  # in a session: while it stands still no call begins
             await self._moving.wait()
+            call.is_interrupted |= self._is_killing
         if call.is_interrupted:
             if self._is_session:
                 self._end_call(call, Cause.CANCELLED, message="Interrupted before it began.")
@@ -580,6 +584,7 @@ class AttemptRun:
             if self._taking is not None:
                 self._taking.cancel()
             return
+        self._start_clocks()  # of what stands still; it goes on in a moment, to hear this
         soon_s = self._now_s() + CANCEL_GRACE_S
         self._deadline_s = soon_s if self._deadline_s is None else min(self._deadline_s, soon_s)
         self._apply_deadline()
@@ -619,7 +624,7 @@ class AttemptRun:
 
     def _apply_deadline(self) -> None:
         if self._limit is not None and self._is_timed and not self._limit.expired():
-            is_running = self._flow.is_set() and (self._frozen_at_s is None or self._is_killing)
+            is_running = self._flow.is_set() and self._frozen_at_s is None
             self._limit.reschedule(self._deadline_s if is_running else None)
 
     def _mismatch(self, sandbox: Sandbox) -> str:

@@ -58,6 +58,8 @@ class Freeze(Frame, frozen=True, kw_only=True, tag="freeze"):
 class Thaw(Frame, frozen=True, kw_only=True, tag="thaw"):
     """Worker to supervisor: the sandbox runs again."""
 
+    stood_s: float = 0.0  # by the worker's clock: it may stand before it has read Freeze
+
 
 ToSupervisor = Run | Interrupt | Cancel | Freeze | Thaw
 

@@ -119,6 +119,7 @@ def used(
     *,
     warm_cpu_s: float,
     input_bytes: int,
+    frozen_s: float = 0.0,
 ) -> Usage:
     """Return what was used between two readings.
 
@@ -126,6 +127,7 @@ def used(
         reaped: of the job's process and its strays, for what the cgroup does not tell.
         warm_cpu_s: what the job's process had used before it got the job.
         input_bytes: what the job brought along.
+        frozen_s: for so long everything stood still in between.
     """
     cpu_s = sum(usage.ru_utime + usage.ru_stime for usage in reaped) - warm_cpu_s
     peak_bytes = max((usage.ru_maxrss * KIB for usage in reaped), default=0)
@@ -133,7 +135,8 @@ def used(
     if before.cpu_s is not None and after.cpu_s is not None:
         cpu_s = after.cpu_s - before.cpu_s
     return Usage(
-        wall_s=after.monotonic_s - before.monotonic_s,
+        wall_s=max(0.0, after.monotonic_s - before.monotonic_s - frozen_s),
+        frozen_s=frozen_s,
         cpu_s=max(cpu_s, 0.0),
         peak_memory_bytes=after.peak_memory_bytes or peak_bytes,
         out_of_memory=was_out_of_memory(before, after),

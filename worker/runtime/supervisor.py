@@ -179,8 +179,11 @@ class Supervisor:
         self._killed: Kill | None = None
         self._interrupted: Kill | None = None  # what the call is killed for when it goes on
         self._patience_s = 0.0  # until then
+        self._patience_from_s = 0.0  # since when
         self._frozen_at_s: float | None = None  # since when the sandbox stands still
         self._frozen_s = 0.0  # it stood still before, all in all
+        self._frozen_before_s = self._frozen_before_all_s = 0.0  # the call, the first call
+        self._awake_s = self._started_s  # since when it has not stood still, as far as is known
         self._done: Done | None = None
         self._warm = False
         self._listening = True  # to the child's records
@@ -267,14 +270,20 @@ class Supervisor:
         if self._run is None or self._killed is not None or self._frozen_at_s is not None:
             return
         now = time.monotonic()
-        if self._interrupted is not None and now >= self._patience_s:
+        if self._interrupted is not None and now >= self._patience_s and not self._has_word():
             self._kill_for(*self._interrupted)
         elif self._interrupted is None and self._deadline_s is not None and now >= self._deadline_s:
+            if self._has_word():
+                return  # it may have stood still, and be about to hear for how long
             limit_s = self._run.timeout_s
             self._stop_for(Cause.TIMEOUT, f"Stopped at its time limit of {limit_s:g} s.")
         elif now >= self._next_tick_s:
             self._next_tick_s = now + RESCUE_TICK_S
             self._look_after_pipes()
+
+    def _has_word(self) -> bool:
+        """Return whether the worker has said something that was not read yet."""
+        return bool(select.select([self._in_fd], [], [], 0)[0])
 
     def _look_after_pipes(self) -> None:
         """Drain the output for a child that cannot: C code may hold the interpreter's lock."""
@@ -318,25 +327,46 @@ class Supervisor:
         elif isinstance(frame, Interrupt):
             if self._run is not None:
                 self._stop_for(Cause.CANCELLED, DISOBEYED)
-        elif isinstance(frame, Freeze | Thaw):
-            self._stand_still(isinstance(frame, Freeze))
+        elif isinstance(frame, Freeze):
+            self._stand_still()
+        elif isinstance(frame, Thaw):
+            self._go_on(frame.stood_s)
         elif not self._warm:
             self._early = whole
         elif self._run is None and (self._before_all is None or self._is_session):
             self._begin(frame, whole)
 
-    def _stand_still(self, frozen: bool) -> None:
-        """Stop the clocks of the call, or set them going again from where they stood."""
+    def _stand_still(self) -> None:
+        """Stop the clocks of the call."""
+        if self._frozen_at_s is None:
+            self._frozen_at_s = time.monotonic()
+
+    def _go_on(self, stood_s: float) -> None:
+        """Set the clocks of the call going again from where they stood.
+
+        Args:
+            stood_s: how long that was, by the worker's clock. What was stopped before it had
+                read Freeze finds it in its pipe afterwards, and knows no better.
+        """
         now = time.monotonic()
-        if frozen and self._frozen_at_s is None:
-            self._frozen_at_s = now
-        elif not frozen and self._frozen_at_s is not None:
-            stood_s = now - self._frozen_at_s
-            self._frozen_at_s = None
-            self._frozen_s += stood_s
-            self._patience_s += stood_s
-            if self._deadline_s is not None:
-                self._deadline_s += stood_s
+        if self._frozen_at_s is None:
+            return
+        stood_s = min(max(stood_s, now - self._frozen_at_s), now - self._awake_s)
+        self._frozen_at_s = None
+        self._frozen_s += stood_s
+        self._awake_s = now
+        self._patience_s += min(stood_s, max(0.0, now - self._patience_from_s))
+        if self._deadline_s is not None:
+            self._deadline_s += stood_s
+
+    def _stood_s(self, now: float) -> float:
+        """Return for how long it has stood still until ``now``, all in all."""
+        return self._frozen_s + (0.0 if self._frozen_at_s is None else now - self._frozen_at_s)
+
+    def _wait_for_obedience(self) -> None:
+        """Give what was interrupted, or is bringing its result home, its time from now."""
+        self._patience_from_s = time.monotonic()
+        self._patience_s = self._patience_from_s + INTERRUPT_GRACE_S
 
     def _begin(self, run: Run, whole: bytes) -> None:
         is_first = self._before_all is None
@@ -355,6 +385,13 @@ class Supervisor:
             self._is_session, self._first_call = run.keep, run.call
         self._input_bytes += len(run.inputs)
         now = self._before.monotonic_s
+        if self._frozen_at_s is not None:  # what came before is none of this call's time
+            self._frozen_s = self._stood_s(now)
+            self._frozen_at_s = now
+        self._awake_s = now
+        self._frozen_before_s = self._frozen_s
+        if is_first:
+            self._frozen_before_all_s = self._frozen_s
         self._deadline_s = now + run.timeout_s
         self._next_tick_s = now + RESCUE_TICK_S
 
@@ -421,7 +458,7 @@ class Supervisor:
                     raise ProtocolError(GARBAGE)
                 elif kind == RESULT:
                     # Its code has ended. What it bound is on its way, and that takes its time.
-                    self._patience_s = time.monotonic() + INTERRUPT_GRACE_S
+                    self._wait_for_obedience()
                     self._send_events(events)
                     events, size = [], 0
                     self._send(Result(data=body))
@@ -480,7 +517,7 @@ class Supervisor:
             self._kill_for(cause, why)
         elif self._interrupted is None and self._killed is None:
             self._interrupted = Kill(cause, why)
-            self._patience_s = time.monotonic() + INTERRUPT_GRACE_S
+            self._wait_for_obedience()
             self._child.interrupt()
 
     def _end_call(self, run: Run, done: Done) -> None:
@@ -490,7 +527,14 @@ class Supervisor:
         verdict = judge_call(
             done, stopped=self._interrupted, memory_error_is_the_limit=self._memory_is_limited()
         )
-        usage = used(self._before, after, [], warm_cpu_s=0.0, input_bytes=len(run.inputs))
+        usage = used(
+            self._before,
+            after,
+            [],
+            warm_cpu_s=0.0,
+            input_bytes=len(run.inputs),
+            frozen_s=self._stood_s(after.monotonic_s) - self._frozen_before_s,
+        )
         if after.cpu_s is None:
             pid = self._child.pid
             usage = msgspec.structs.replace(
@@ -542,6 +586,7 @@ class Supervisor:
                 reaped,
                 warm_cpu_s=self._warm_cpu_s,
                 input_bytes=self._input_bytes,
+                frozen_s=self._stood_s(after.monotonic_s) - self._frozen_before_all_s,
             )
         if verdict.cause is Cause.OUT_OF_MEMORY:
             usage_of_call = msgspec.structs.replace(usage_of_call, out_of_memory=True)

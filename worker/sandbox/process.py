@@ -17,7 +17,8 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -29,6 +30,7 @@ from gridx.resources import GIB, MIB, Image, Isolation, ResourceRequest
 
 from .. import runtime
 from ..runtime.frames import Frame, Freeze, FromSupervisor, Ready, Thaw, encode_frame
+from ..runtime.programs import PROGRAMS
 from .base import Death, SandboxClosed
 from .frames import MAX_STDERR_BYTES
 from .pipe import FrameQueue
@@ -105,7 +107,7 @@ class ProcessSandbox:
         self._protocol = protocol
         self._folder = folder
         self._killed: asyncio.Task[None] | None = None
-        self._is_frozen = False
+        self._frozen_at_s: float | None = None
         self.id = f"process-{transport.get_pid()}"
         self.request = request
         self.image = image
@@ -115,6 +117,10 @@ class ProcessSandbox:
     @property
     def is_closed(self) -> bool:
         return self._protocol.frames.closed.is_set()
+
+    @property
+    def is_removed(self) -> bool:
+        return self._killed is not None and self._killed.done()
 
     async def put_inputs(self, files: Mapping[str, Path]) -> None:
         try:
@@ -133,16 +139,18 @@ class ProcessSandbox:
         return await self._protocol.frames.receive()
 
     async def freeze(self) -> None:
-        if not self._is_frozen:
+        if self._frozen_at_s is None:
             await self.send(Freeze())
-            self._is_frozen = True
-            _signal_below(self._transport.get_pid(), signal.SIGSTOP)
+            self._frozen_at_s = time.monotonic()
+            stopped: set[int] = set()
+            while found := _signal_below(self._transport.get_pid(), signal.SIGSTOP, but=stopped):
+                stopped |= found  # until none is left that one of them had just started
 
     async def thaw(self) -> None:
-        if self._is_frozen:
+        if self._frozen_at_s is not None:
             _signal_below(self._transport.get_pid(), signal.SIGCONT)
-            self._is_frozen = False
-            await self.send(Thaw())
+            stood_s, self._frozen_at_s = time.monotonic() - self._frozen_at_s, None
+            await self.send(Thaw(stood_s=stood_s))
 
     async def kill(self) -> None:
         if self._killed is None:
@@ -182,17 +190,21 @@ def _put(folder: Path, files: Mapping[str, Path]) -> None:
     fill(folder, files)
 
 
-def _signal_below(pid: int, number: int) -> None:
-    """Signal every process below ``pid``, but not itself."""
+def _signal_below(pid: int, number: int, *, but: Collection[int] = ()) -> set[int]:
+    """Signal every process below ``pid``, but not itself or those named; return which."""
     try:
         below = psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
-        return
+        return set()
+    found = set()
     for process in below:
-        try:
-            process.send_signal(number)
-        except psutil.NoSuchProcess:
-            pass  # it ended meanwhile
+        if process.pid not in but:
+            found.add(process.pid)
+            try:
+                process.send_signal(number)
+            except psutil.NoSuchProcess:
+                pass  # it ended meanwhile
+    return found
 
 
 def _kill_tree(pid: int) -> None:
@@ -225,15 +237,19 @@ class ProcessEngine:
     @property
     def images(self) -> tuple[Image, ...]:
         minor = f"{sys.version_info.major}.{sys.version_info.minor}"
-        return (
-            Image(
-                name=f"process/python:{minor}",
-                digest="",
-                language="python",
-                python=minor,
-                packages=self._packages,
-            ),
+        python = Image(
+            name=f"process/python:{minor}",
+            digest="",
+            language="python",
+            python=minor,
+            packages=self._packages,
         )
+        others = (
+            Image(name=f"process/{language}", digest="", language=language, python="")
+            for language, program in PROGRAMS.items()
+            if any(map(shutil.which, program.names))
+        )
+        return (python, *others)
 
     @property
     def isolation(self) -> Isolation:
