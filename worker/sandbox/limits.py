@@ -10,7 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from gridx.resources import GIB, MIB, ResourceRequest
+from gridx.disk import check_disk, shared_bytes, tmp_bytes, work_bytes
+from gridx.errors import InvalidRequest, SandboxError
+from gridx.resources import MIB, ResourceRequest
 
 from .base import Promise
 
@@ -25,23 +27,12 @@ OPEN_FILES_WITH_GPU: Final = 4096
 FILE_BYTES: Final = 256 * MIB
 FILES: Final = 16384
 OOM_SCORE: Final = 500
-SMALL_TMPFS_BYTES: Final = 64 * MIB
 
 WARM_BYTES: Final = 35 * MIB  # of the host's memory, for one idle warm container with numpy
 
 INPUTS_DIR: Final = "/in"  # where a job finds its blobs; the image has the folder
 
 COMMAND: Final = ["python3", "-I", "-S", "/opt/gridx/lib/gridx_runtime/supervisor.py"]
-
-
-def disk_bytes(memory_bytes: int) -> int:
-    """Return the size of /work: a tmpfs, so it is memory, and lies inside the memory limit."""
-    return memory_bytes // 2
-
-
-def small_tmpfs_bytes(memory_bytes: int) -> int:
-    """Return the size of /tmp and of /dev/shm: with /work at most three quarters of the limit."""
-    return min(SMALL_TMPFS_BYTES, memory_bytes // 8)
 
 
 def container_options(
@@ -67,7 +58,14 @@ def container_options(
         inputs: folder of the host that this container alone sees, and cannot write to.
         gpus: UUIDs of the devices that this container gets, and no other does.
         runtime: another OCI runtime of the engine ("runsc"); its default when None.
+
+    Raises:
+        SandboxError: the disk that is asked for does not fit into the memory.
     """
+    try:
+        check_disk(request.memory_bytes, request.disk_bytes, gpus=len(gpus))
+    except InvalidRequest as error:
+        raise SandboxError(str(error), hint=error.hint) from error
     threads = str(max(1, math.ceil(request.cores)))
     environment = {
         # No passwd entry has this uid, so what would be looked up there is said here. Nothing
@@ -112,7 +110,8 @@ def _host_config(
     runtime: str | None,
 ) -> dict[str, Any]:
     memory = request.memory_bytes
-    small = small_tmpfs_bytes(memory)
+    work = work_bytes(memory, request.disk_bytes)
+    shared = shared_bytes(memory, gpus=len(gpus))
     tmpfs = f"rw,noexec,nosuid,nodev,nr_inodes={FILES}"
     host: dict[str, Any] = {
         "NetworkMode": "none",  # only lo: nothing to scan, nothing to leak to
@@ -128,7 +127,6 @@ def _host_config(
         "OomScoreAdj": OOM_SCORE,  # under pressure jobs go first; a job can change its own
         # "none" would take /dev/shm away, and with it multiprocessing's locks.
         "IpcMode": "private",
-        "ShmSize": GIB if gpus else small,
         "CgroupnsMode": "private",
         "Init": False,  # the supervisor is PID 1: inside, no signal reaches it
         "LogConfig": {"Type": "none", "Config": {}},  # output is the job's, not the lender's disk's
@@ -136,15 +134,17 @@ def _host_config(
         "AutoRemove": False,  # would race with reading how it ended
         "Ulimits": [
             _ulimit("nofile", OPEN_FILES_WITH_GPU if gpus else OPEN_FILES),
-            _ulimit("fsize", FILE_BYTES),
+            _ulimit("fsize", max(FILE_BYTES, request.disk_bytes or 0)),
             _ulimit("core", 0),  # a core dump would hold the user's data
             _ulimit("msgqueue", 0),  # POSIX queues are kernel memory outside the limit
         ],
         # nr_inodes: without it 100,000 empty files cost kernel memory that nobody counts. uid
         # and gid, because older runc lets the mode of the folder below win over ``mode=``.
+        # /dev/shm is one of them because ``ShmSize`` bounds its bytes and not its files.
         "Tmpfs": {
-            "/tmp": f"{tmpfs},size={small},mode=1777",  # noqa: S108  # same
-            "/work": f"{tmpfs},size={disk_bytes(memory)},uid={uid},gid={uid},mode=0700",
+            "/tmp": f"{tmpfs},size={tmp_bytes(memory)},mode=1777",  # noqa: S108  # same
+            "/dev/shm": f"{tmpfs},size={shared},uid={uid},gid={uid},mode=1777",  # noqa: S108
+            "/work": f"{tmpfs},size={work},uid={uid},gid={uid},mode=0700",
         },
     }
     if gpus:

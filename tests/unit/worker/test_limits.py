@@ -6,13 +6,9 @@ from typing import Any
 
 import pytest
 
+from gridx.errors import SandboxError
 from gridx.resources import GIB, MIB, ResourceRequest
-from worker.sandbox.limits import (
-    container_options,
-    disk_bytes,
-    promises,
-    small_tmpfs_bytes,
-)
+from worker.sandbox.limits import container_options, promises
 
 GOOD_ENGINE = {
     "OSType": "linux",
@@ -47,7 +43,6 @@ def options(request: ResourceRequest | None = None, **more: Any) -> dict[str, An
         ("NanoCpus", 1_000_000_000),
         ("OomScoreAdj", 500),
         ("IpcMode", "private"),
-        ("ShmSize", 64 * MIB),
         ("CgroupnsMode", "private"),
         ("Init", False),
         ("LogConfig", {"Type": "none", "Config": {}}),
@@ -66,6 +61,8 @@ def options(request: ResourceRequest | None = None, **more: Any) -> dict[str, An
             "Tmpfs",
             {
                 "/tmp": "rw,noexec,nosuid,nodev,nr_inodes=16384,size=67108864,mode=1777",
+                "/dev/shm": "rw,noexec,nosuid,nodev,nr_inodes=16384,size=67108864,"
+                "uid=200007,gid=200007,mode=1777",
                 "/work": "rw,noexec,nosuid,nodev,nr_inodes=16384,size=536870912,"
                 "uid=200007,gid=200007,mode=0700",
             },
@@ -99,7 +96,7 @@ def test_nothing_else_is_asked_of_the_engine() -> None:
     """No bind, device, capability, volume or host namespace creeps in unseen."""
     assert set(options()["HostConfig"]) == {
         *("NetworkMode", "ReadonlyRootfs", "CapDrop", "Privileged", "SecurityOpt", "PidsLimit"),
-        *("Memory", "MemorySwap", "NanoCpus", "OomScoreAdj", "IpcMode", "ShmSize", "CgroupnsMode"),
+        *("Memory", "MemorySwap", "NanoCpus", "OomScoreAdj", "IpcMode", "CgroupnsMode"),
         *("Init", "LogConfig", "RestartPolicy", "AutoRemove", "Ulimits", "Tmpfs"),
     }
 
@@ -118,10 +115,24 @@ def test_the_environment_holds_no_secret_and_bounds_the_threads() -> None:
     }
 
 
-@pytest.mark.parametrize("memory_bytes", [64 * MIB, 200 * MIB, GIB, 64 * GIB])
-def test_everything_that_is_memory_fits_into_the_memory_limit(memory_bytes: int) -> None:
-    tmpfs = disk_bytes(memory_bytes) + 2 * small_tmpfs_bytes(memory_bytes)
-    assert tmpfs <= memory_bytes * 3 / 4
+def size_of(host: dict[str, Any], folder: str) -> str:
+    return dict(part.partition("=")[::2] for part in host["Tmpfs"][folder].split(","))["size"]
+
+
+def test_a_job_gets_the_disk_that_it_asks_for() -> None:
+    host = options(ResourceRequest(memory_bytes=2 * GIB, disk_bytes=1536 * MIB))["HostConfig"]
+    assert size_of(host, "/work") == str(1536 * MIB)
+    # Who asks for more than a file may have is given files of that size.
+    assert {"Name": "fsize", "Soft": 1536 * MIB, "Hard": 1536 * MIB} in host["Ulimits"]
+    small = options(ResourceRequest(disk_bytes=10 * MIB))["HostConfig"]
+    assert size_of(small, "/work") == str(10 * MIB)
+    assert {"Name": "fsize", "Soft": 256 * MIB, "Hard": 256 * MIB} in small["Ulimits"]
+
+
+def test_a_disk_that_does_not_fit_into_the_memory_is_refused_with_a_way_out() -> None:
+    with pytest.raises(SandboxError, match="does not fit into 1 GiB of memory") as refusal:
+        options(ResourceRequest(disk_bytes=GIB))
+    assert "more memory" in refusal.value.hint
 
 
 def test_a_sliver_of_a_core_is_rounded_up_to_what_gets_warm() -> None:
@@ -130,11 +141,11 @@ def test_a_sliver_of_a_core_is_rounded_up_to_what_gets_warm() -> None:
 
 
 def test_a_gpu_is_given_by_its_uuid_with_room_for_its_driver() -> None:
-    host = options(ResourceRequest(gpus=1), gpus=["GPU-1"])["HostConfig"]
+    host = options(ResourceRequest(gpus=1, memory_bytes=4 * GIB), gpus=["GPU-1"])["HostConfig"]
     assert host["DeviceRequests"][0]["DeviceIDs"] == ["GPU-1"]
     assert host["DeviceRequests"][0]["Count"] == 0
     assert host["PidsLimit"] == 512
-    assert host["ShmSize"] == GIB
+    assert size_of(host, "/dev/shm") == str(GIB)
     assert {"Name": "nofile", "Soft": 4096, "Hard": 4096} in host["Ulimits"]
 
 
