@@ -197,7 +197,7 @@ async def _start(
         engine,
         target=warm_target(settings, facts),
         parallel=min(2, int(capability.cores) or 1),
-        gpus=[gpu.uuid for gpu in capability.gpus],
+        gpus=capability.gpus,
     )
     try:
         await pool.fill_first()

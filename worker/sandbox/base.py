@@ -28,6 +28,13 @@ class SandboxClosed(SandboxError):
     default_hint = "Nothing to do: its attempt is reported or handed back."
 
 
+class GpuUnavailable(SandboxError):
+    """The engine starts no container with a GPU: its driver, or its toolkit, is missing."""
+
+    code = "gpu_unavailable"
+    default_hint = "Install the NVIDIA container toolkit on the worker, or lend no GPU."
+
+
 class Death(msgspec.Struct, frozen=True, kw_only=True):
     """How a sandbox ended that did not say so itself."""
 
@@ -70,6 +77,11 @@ class Sandbox(Protocol):
     @property
     def is_closed(self) -> bool:
         """Whether the sandbox ended, or its stream was cut."""
+        ...
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether nothing is left of it, and its GPUs may be another's; True only after ``kill``."""
         ...
 
     @property

@@ -15,6 +15,7 @@ import secrets
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -37,15 +38,15 @@ from ..images import (
     ensure_image,
     find_image,
 )
-from ..runtime.frames import Frame, Freeze, FromSupervisor, Ready, Thaw, encode_frame
 from ..runtime import syscalls
-from .base import Death, Promise, SandboxClosed
+from ..runtime.frames import Frame, Freeze, FromSupervisor, Ready, Thaw, encode_frame
+from .base import Death, GpuUnavailable, Promise, SandboxClosed
 from .frames import AttachDemultiplexer
 from .limits import INPUTS_DIR, POOL_LABEL, WORKER_LABEL, container_options, promises
 from .pipe import FrameQueue
-from .slots import Slots, fill
 from .self_test import REQUEST as SELF_TEST_REQUEST
 from .self_test import Remembered, key_of, refuse, self_test
+from .slots import Slots, fill
 from .uids import UidRange
 
 _log = logging.getLogger(__name__)
@@ -54,10 +55,14 @@ API_TIMEOUT_S = 20.0
 ATTACH_TIMEOUT_S = 10.0
 READY_TIMEOUT_S = 30.0
 REMOVE_TRIES = 3
+PAUSE_TRIES = 3
 LATE_SWEEP_S = 10.0
 ABANDONED_S = 60.0
 THREADS = 4  # two starts and two removals at once
 MAX_HEAD_BYTES = 16 * 1024
+# What an engine says at the start of a container that cannot have its GPUs: no toolkit, a
+# driver that is not loaded, a device that is lost.
+GPU_TROUBLE = ("could not select device driver", "nvidia-container-cli", "nvidia-container-runtime")
 
 T = TypeVar("T")
 
@@ -168,7 +173,7 @@ class DockerSandbox:
         self._stream = stream
         self._slot = slot
         self._killed: asyncio.Task[None] | None = None
-        self._is_frozen = False
+        self._frozen_at_s: float | None = None
         self.id = container
         self.request = request
         self.image = image
@@ -178,6 +183,10 @@ class DockerSandbox:
     @property
     def is_closed(self) -> bool:
         return self._stream.frames.closed.is_set()
+
+    @property
+    def is_removed(self) -> bool:
+        return self._killed is not None and not self._engine.has(self.id)
 
     async def put_inputs(self, files: Mapping[str, Path]) -> None:
         await self._engine.fill(self._slot, files)
@@ -189,11 +198,11 @@ class DockerSandbox:
         return await self._stream.frames.receive()
 
     async def freeze(self) -> None:
-        if self._is_frozen:
+        if self._frozen_at_s is not None:
             return
         # The supervisor is told before, because it stands still with the rest.
         await self.send(Freeze())
-        self._is_frozen = True
+        self._frozen_at_s = time.monotonic()
         try:
             await self._engine.pause(self.id)
         except SandboxError:
@@ -201,14 +210,14 @@ class DockerSandbox:
             raise
 
     async def thaw(self) -> None:
-        if not self._is_frozen:
+        if self._frozen_at_s is None:
             return
         await self._engine.unpause(self.id)
-        self._is_frozen = False
-        await self.send(Thaw())
+        stood_s, self._frozen_at_s = time.monotonic() - self._frozen_at_s, None
+        await self.send(Thaw(stood_s=stood_s))
 
     async def kill(self) -> None:
-        if self._killed is None:
+        if self._killed is None or (self._killed.done() and not self.is_removed):
             self._stream.close()
             self._killed = asyncio.create_task(self._engine.remove(self.id))
         await asyncio.shield(self._killed)
@@ -234,23 +243,23 @@ class DockerEngine:
         python_minor: str | None = None,
         runtime: str | None = None,
         slots: Path | None = None,
+        self_test: Path | None = None,
     ) -> None:
         """
-        self_test: Path | None = None,
         Args:
             worker_id: label of what it starts.
             python_minor: of the image; this process's when None.
             runtime: another OCI runtime of the engine; its default when None.
             slots: folder for the containers' inputs, which the engine must see under the same
                 path; emptied at start. A temporary one when None.
-        """
-        self._worker_id = worker_id
             self_test: where ``prepare`` keeps that its self-test has passed; it makes none when
                 None.
-        self._slots = Slots(slots)
-        self._pool_id = f"pool_{secrets.token_hex(4)}"
+        """
+        self._worker_id = worker_id
         self._remembered = None if self_test is None else Remembered(self_test)
         self._checks: tuple[Check, ...] = ()
+        self._slots = Slots(slots)
+        self._pool_id = f"pool_{secrets.token_hex(4)}"
         self._python_minor = python_minor
         self._runtime = runtime
         self._threads = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="docker")
@@ -277,20 +286,18 @@ class DockerEngine:
             cgroup=str(self.info.get("CgroupVersion") or ""),
             rootless="name=rootless" in security,
             userns="name=userns" in security,
+            checks=self._checks,
         )
 
-            checks=self._checks,
     async def prepare(self) -> None:
         _check_address(self._address)
-        kept = await self.check_promises()
-        broken = [promise for promise in kept if not promise.kept]
-        if broken:
-            raise SandboxError(
-                "This engine does not enforce what jobs are promised: "
-                + ", ".join(f"{promise.name} ({promise.detail or 'off'})" for promise in broken)
-                + ".",
-                hint="Run `gridx-worker check` for the list. A rootless engine needs cgroup v2"
-                " with delegation; `docker info` prints its warnings.",
+        refuse(await self.check_promises())
+        _check_runtime(self.info, self._runtime)
+        self._uids = UidRange.lock()
+        self._image = await self._build_image()
+        await self.sweep()
+        self._slots.sweep()
+        self._late_sweep = asyncio.create_task(self._sweep_later())
         if self._remembered is not None:
             await self._vouch(self._remembered)
 
@@ -316,12 +323,6 @@ class DockerEngine:
         runtime = self._runtime or str(self.info.get("DefaultRuntime") or "")
         with tempfile.NamedTemporaryFile(prefix="gridx-self-test-") as probe:
             return await self_test(self, runtime=runtime, probe=Path(probe.name))
-            )
-        self._uids = UidRange.lock()
-        self._image = await self._build_image()
-        await self.sweep()
-        self._slots.sweep()
-        self._late_sweep = asyncio.create_task(self._sweep_later())
 
     async def _build_image(self) -> ImageInfo:
         """Find the image, or build it in a thread that a stop of the worker does not wait for."""
@@ -393,17 +394,17 @@ class DockerEngine:
             raise SandboxError("The engine is not prepared.")
         image = image or self._image.announced()
         lent = await self._lend(self._uids.take())
-        options = container_options(
-            request,
-            image=image.digest,
-            uid=lent.uid,
-            worker_id=self._worker_id,
-            pool_id=self._pool_id,
-            inputs=str(lent.slot),
-            gpus=gpus,
-            runtime=self._runtime,
-        )
         try:
+            options = container_options(
+                request,
+                image=image.digest,
+                uid=lent.uid,
+                worker_id=self._worker_id,
+                pool_id=self._pool_id,
+                inputs=str(lent.slot),
+                gpus=gpus,
+                runtime=self._runtime,
+            )
             created = await self._call(lambda api: api.create_container_from_config(options))
         except SandboxError:
             await self._take_back(lent)
@@ -436,12 +437,38 @@ class DockerEngine:
         raise SandboxError("This worker installs no packages.")
 
     async def pause(self, container: str) -> None:
-        """Let every process of a container stand still."""
-        await self._call(lambda api: api.pause(container))
+        """Let every process of a container stand still; one that does already is left so."""
+        await self._until_it_is_so(container, "is already paused", lambda api: api.pause(container))
 
     async def unpause(self, container: str) -> None:
         """Let them go on."""
-        await self._call(lambda api: api.unpause(container))
+        await self._until_it_is_so(container, "is not paused", lambda api: api.unpause(container))
+
+    async def _until_it_is_so(
+        self, container: str, is_so: str, request: Callable[[Any], None]
+    ) -> None:
+        """Ask, and take "it is so" for an answer when the engine's own state says the same.
+
+        An engine may say that a container "is not paused" right after it has paused it.
+        """
+        for attempt in range(PAUSE_TRIES):
+            try:
+                await self._call(request)
+            except SandboxError as error:
+                if is_so not in str(error):
+                    raise
+                is_paused = "already" in is_so
+                found = await self._call(lambda api: api.inspect_container(container))
+                if bool((found.get("State") or {}).get("Paused")) is is_paused:
+                    return
+                await asyncio.sleep(0.05 * (attempt + 1))
+            else:
+                return
+        raise SandboxError(f"The engine cannot make up its mind whether {container[:12]} {is_so}.")
+
+    def has(self, container: str) -> bool:
+        """Return whether it has started this container and not removed it."""
+        return container in self._live
 
     async def fill(self, slot: Path, files: Mapping[str, Path]) -> None:
         """Make ``files`` readable for the container that has ``slot``.
@@ -581,7 +608,8 @@ class DockerEngine:
         try:
             return request(api)
         except (docker.errors.DockerException, requests.RequestException) as exc:
-            raise SandboxError(f"The Docker engine refused: {_sentence(exc)}") from exc
+            sentence = f"The Docker engine refused: {_sentence(exc)}"
+            raise (GpuUnavailable if _is_about_gpus(exc) else SandboxError)(sentence) from exc
 
 
 def _ended_long_ago(api: Any) -> set[str]:
@@ -605,6 +633,11 @@ def _ended_long_ago(api: Any) -> set[str]:
     return found
 
 
+def _is_about_gpus(exc: Exception) -> bool:
+    said = str(getattr(exc, "explanation", None) or exc)
+    return any(words in said for words in GPU_TROUBLE)
+
+
 def _sentence(exc: Exception) -> str:
     said = str(getattr(exc, "explanation", None) or exc).strip() or type(exc).__name__
     if "could not select device driver" in said:
@@ -615,6 +648,17 @@ def _sentence(exc: Exception) -> str:
             " with a --data-dir that the engine has under the same path."
         )
     return said[:500]
+
+
+def _check_runtime(info: Mapping[str, Any], runtime: str | None) -> None:
+    """Refuse a runtime that the engine does not know: it would say so at each container's start."""
+    has = sorted(info.get("Runtimes") or {})
+    if runtime is not None and runtime not in has:
+        raise SandboxError(
+            f"This Docker engine has no runtime {runtime!r}; it has {', '.join(has) or 'none'}.",
+            hint="Start the worker with --runtime and one of these, or register the other in the"
+            " engine's daemon.json: docs/howto/gvisor.md.",
+        )
 
 
 def _check_address(address: str) -> None:
