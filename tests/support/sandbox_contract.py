@@ -76,7 +76,7 @@ class SandboxContract:
         return await engine.start(DEFAULT_REQUEST)
 
     async def test_it_announces_an_image_with_its_packages(self, engine: SandboxEngine) -> None:
-        (image,) = engine.images
+        image = engine.images[0]
         assert image.language == "python"
         assert {"numpy", "pandas", "matplotlib", "ipython"} <= set(image.packages)
 
