@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import hashlib
+import json
 import os
 import platform
 import select
@@ -44,6 +45,10 @@ PROGRAMS: Final = {  # Debian's package: the program that shows that it is there
     "debootstrap": "debootstrap",  # makes the image where no registry answers
     "procps": "ps",  # the engine lists a container's processes with it
 }
+# A runtime with a kernel of its own for each container: docs/howto/gvisor.md. It is offered where
+# Debian's package is there. Always ptrace: KVM has been seen to hang inside a virtual machine.
+GVISOR: Final = "runsc"
+GVISOR_OPTIONS: Final = ("--platform=ptrace", "--network=none")
 ANSWER_TIMEOUT_S: Final = 5.0
 START_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 20.0
@@ -82,6 +87,11 @@ class Private:
         return self.state / "dockerd.log"
 
     @property
+    def config(self) -> Path:
+        """What the engine's command line cannot say: a runtime with options."""
+        return self.state / "daemon.json"
+
+    @property
     def kept(self) -> Path:
         """There while the engine was asked for by ``start``: then ``run`` does not end it."""
         return self.state / "kept"
@@ -94,6 +104,7 @@ class Private:
         # Sandboxes and builds have no network, so the engine needs neither bridge nor firewall.
         return [
             "dockerd",
+            f"--config-file={self.config}",
             f"--host={self.host}",
             f"--data-root={self.data}",
             f"--exec-root={self.state}/exec",
@@ -184,24 +195,47 @@ def may_start() -> bool:
 
 
 def install() -> None:
-    """Install what is missing by apt-get, with its progress shown; start no service of it."""
+    """Install what is missing by apt-get, with its progress shown; start no service of it.
+
+    gVisor is installed where the system has a package of it, and done without elsewhere.
+    """
     missing = [name for name, program in PROGRAMS.items() if shutil.which(program) is None]
-    if not missing:
+    wants_gvisor = platform.machine() == "x86_64" and shutil.which(GVISOR) is None
+    if not missing and not wants_gvisor:
         return
-    say(f"installing {' and '.join(missing)} by apt-get")
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     with _no_service_starts():
-        for words in (
-            ["apt-get", "-qq", "update"],
-            ["apt-get", "-qq", "install", "-y", "--no-install-recommends", *missing],
-        ):
-            done = subprocess.run(
-                words, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False
-            )
-            if done.returncode != 0:
-                raise EngineUnavailable(
-                    what_to_type(f"`{' '.join(words)}` failed (exit code {done.returncode})")
-                )
+        updated = _apt_get("update")
+        if missing:
+            say(f"installing {' and '.join(missing)} by apt-get")
+            if failed := updated or _apt_get("install", *missing):
+                raise EngineUnavailable(what_to_type(failed))
+        if wants_gvisor and (failed := _apt_get("install", GVISOR)):
+            say(f"going on without gVisor: {failed}")
+
+
+def _apt_get(command: str, *packages: str) -> str:
+    """Run one command of apt-get; return what failed, or nothing."""
+    words = ["apt-get", "-qq", command]
+    if packages:
+        words += ["-y", "--no-install-recommends", *packages]
+    done = subprocess.run(
+        words,
+        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr,
+        check=False,
+    )
+    if done.returncode == 0:
+        return ""
+    return f"`{' '.join(words)}` failed (exit code {done.returncode})"
+
+
+def configuration() -> dict[str, object]:
+    """Return the engine's daemon.json: gVisor as a runtime beside the default, where it is."""
+    program = shutil.which(GVISOR)
+    if program is None:
+        return {}
+    return {"runtimes": {GVISOR: {"path": program, "runtimeArgs": list(GVISOR_OPTIONS)}}}
 
 
 @contextmanager
@@ -228,6 +262,7 @@ def start_private(private: Private) -> None:
     install()
     private.data.mkdir(parents=True, exist_ok=True)
     private.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private.config.write_text(json.dumps(configuration()))
     say(f"starting a private engine ({private.host})")
     began = time.monotonic()
     with private.log.open("wb") as log:
@@ -256,16 +291,25 @@ def start_private(private: Private) -> None:
 
 def stop_private(private: Private) -> None:
     """End the private engine with all its containers; nothing happens where it does not run."""
+    if private.pid() is None:
+        return
+    _remove_containers(private)
+    end_private(private, signal.SIGTERM, signal.SIGKILL)
+    if private.pid() is None:
+        shutil.rmtree(private.state, ignore_errors=True)
+
+
+def end_private(private: Private, *numbers: int) -> None:
+    """End the engine by these signals, the next when one did not; its containers are its own."""
     pid = private.pid()
     if pid is None:
         return
-    _remove_containers(private)
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
         return
     try:
-        for number in (signal.SIGTERM, signal.SIGKILL):
+        for number in numbers:
             signal.pidfd_send_signal(handle, number)
             if select.select([handle], [], [], STOP_TIMEOUT_S)[0]:
                 break
@@ -275,8 +319,6 @@ def stop_private(private: Private) -> None:
         os.close(handle)
     if child := _started.pop(private.state, None):
         child.wait()
-    if private.pid() is None:
-        shutil.rmtree(private.state, ignore_errors=True)
 
 
 def _remove_containers(private: Private) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from gridx.errors import SandboxError
 from gridx.ids import new_worker_id
+from tests.support.second_engine import SecondEngine, second_engine
 from worker.images import engine_client, ensure_image
 from worker.sandbox.docker import DockerEngine
 
@@ -42,3 +43,17 @@ async def engine(docker_api: Any) -> AsyncIterator[DockerEngine]:
         await made.close()
     label = {"label": f"gridx.worker={worker_id}"}
     assert docker_api.containers(all=True, filters=label) == []
+
+
+@pytest.fixture(scope="session")
+def second(docker_api: Any) -> Iterator[SecondEngine]:
+    """An engine that a test may kill; whoever ended it starts it again."""
+    try:
+        making = second_engine()
+        made = making.__enter__()
+    except RuntimeError as error:
+        pytest.fail(str(error), pytrace=False)
+    try:
+        yield made
+    finally:
+        making.__exit__(None, None, None)

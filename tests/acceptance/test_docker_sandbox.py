@@ -230,12 +230,12 @@ async def test_a_gpu_without_its_driver_is_a_sentence_and_leaves_nothing(
         await engine.start(ResourceRequest(gpus=1), gpus=["GPU-none"])
 
 
-async def test_an_unknown_runtime_is_refused_and_leaves_nothing(docker_api: Any) -> None:
+async def test_an_unknown_runtime_is_refused_with_those_that_there_are(docker_api: Any) -> None:
     engine = DockerEngine(worker_id=new_worker_id(), runtime="no-such-runtime")
-    await engine.prepare()
     try:
-        with pytest.raises(SandboxError, match="no-such-runtime"):
-            await engine.start(DEFAULT_REQUEST)
+        with pytest.raises(SandboxError, match="no runtime 'no-such-runtime'; it has .*runc") as no:
+            await engine.prepare()
+        assert "gvisor.md" in no.value.hint
     finally:
         await engine.close()
 
