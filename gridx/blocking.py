@@ -554,7 +554,11 @@ class BlockingClient:
         cpus: float | None = None,
         memory_bytes: int | None = None,
         gpus: int | None = None,
+        gpu_model: str = "",
+        disk_bytes: int | None = None,
         language: str = "python",
+        image: str = "",
+        pip: Sequence[str] = (),
         cell: CellSpec | None = None,
         inputs: bytes = b"",
         blobs: Sequence[Blob] = (),
@@ -568,6 +572,11 @@ class BlockingClient:
             code: the source, as text.
             timeout_s, cpus, memory_bytes, gpus: limits; None takes the default (60 s, 1 core,
                 1 GiB, no GPU).
+            gpu_model: part of the name that its GPUs must have, such as "A100"; "": any.
+            disk_bytes: of the job's folder, which lies in its memory; None: half of it.
+            language: of ``code``: "python", "bash" or "node".
+            image: the family of images to run in, such as "torch"; "": the language's own.
+            pip: packages to install for it, such as ("polars==1.20", "tqdm>=4").
             cell, inputs: what makes it a notebook cell.
             blobs: all that ``inputs`` and ``cell.files`` refer to; what the coordinator lacks is
                 sent first.
@@ -581,18 +590,21 @@ class BlockingClient:
             KeyboardInterrupt: while it waits; the job, if it was sent, is cancelled as soon as
                 the coordinator answers.
         """
-        given = {
-            "timeout_s": timeout_s,
-            "cpus": cpus,
-            "memory_bytes": memory_bytes,
-            "gpus": gpus,
-        }
         request = JobRequest(
             code=code,
             language=language,
-            limits=_limits({key: value for key, value in given.items() if value is not None}),
+            limits=_limits(
+                timeout_s=timeout_s,
+                cpus=cpus,
+                memory_bytes=memory_bytes,
+                gpus=gpus,
+                gpu_model=gpu_model or None,
+                disk_bytes=disk_bytes,
+            ),
             job_id=job_id or new_job_id(),
             retries=_retries(retries),
+            image=image,
+            pip=tuple(pip),
         )
         thread, client = self._client()
         progress = _ShownProgress(on_progress)
@@ -647,6 +659,10 @@ class BlockingClient:
         cpus: float | None = None,
         memory_bytes: int | None = None,
         gpus: int | None = None,
+        gpu_model: str = "",
+        disk_bytes: int | None = None,
+        image: str = "",
+        pip: Sequence[str] = (),
         on_progress: Progress | None = None,
         job_id: str | None = None,
     ) -> BlockingSession:
@@ -657,22 +673,26 @@ class BlockingClient:
             call_timeout_s: the limit of call 0.
             open_limit_s: how long it may be open: the hold is the rate times that.
             idle_s: it is closed after so long without a call.
-            cell, inputs, blobs, cpus, memory_bytes, gpus, on_progress, job_id: as for ``submit``.
+            cell, inputs, blobs, cpus, memory_bytes, gpus, gpu_model, disk_bytes, image, pip,
+                on_progress, job_id: as for ``submit``.
 
         Raises:
             GridXError: whatever the coordinator refuses, by its own class.
             KeyboardInterrupt: while it waits; the session, if it was sent, is closed.
         """
-        given = {
-            "timeout_s": open_limit_s,
-            "cpus": cpus,
-            "memory_bytes": memory_bytes,
-            "gpus": gpus,
-        }
         request = JobRequest(
             code=code,
-            limits=_limits({key: value for key, value in given.items() if value is not None}),
+            limits=_limits(
+                timeout_s=open_limit_s,
+                cpus=cpus,
+                memory_bytes=memory_bytes,
+                gpus=gpus,
+                gpu_model=gpu_model or None,
+                disk_bytes=disk_bytes,
+            ),
             job_id=job_id or new_job_id(),
+            image=image,
+            pip=tuple(pip),
         )
         session = SessionSpec(name=name, idle_s=idle_s)
         thread, client = self._client()
@@ -750,9 +770,11 @@ class BlockingClient:
         return thread.call(lambda: client.login(user, password))
 
 
-def _limits(given: dict[str, Any]) -> Limits:
+def _limits(**given: Any) -> Limits:
+    """Return the limits that are ``given``; None takes the default."""
     try:
-        return msgspec.convert(given, Limits)
+        named = {name: value for name, value in given.items() if value is not None}
+        return msgspec.convert(named, Limits)
     except msgspec.ValidationError as exc:
         raise InvalidRequest(f"A limit is out of range: {exc}.") from None
 

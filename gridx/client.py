@@ -204,7 +204,7 @@ class Client:
             TransportError: it does not answer; with a cut in between, the job may be there.
         """
         welcome = await self.connect()
-        _check_release(welcome, cell, blobs)
+        _check_release(welcome, job, cell, blobs)
         _check_inputs(welcome, inputs)
         job_id = parse_job_id(job.job_id) if job.job_id else new_job_id()
         job = msgspec.structs.replace(job, job_id=job_id, user_id=None)
@@ -290,7 +290,7 @@ class Client:
             TransportError: it does not answer.
         """
         welcome = await self.connect()
-        _check_release(welcome, cell, blobs, is_session=True)
+        _check_release(welcome, job, cell, blobs, is_session=True)
         _check_inputs(welcome, inputs)
         job_id = parse_job_id(job.job_id) if job.job_id else new_job_id()
         submission = Submit(
@@ -620,6 +620,7 @@ def _check_inputs(welcome: ClientWelcome, inputs: bytes) -> None:
 
 def _check_release(
     welcome: ClientWelcome,
+    job: JobRequest,
     cell: CellSpec | None,
     blobs: Sequence[Blob],
     *,
@@ -631,6 +632,14 @@ def _check_release(
         raise NotBuilt(
             "This coordinator is of an older release: it takes no variables of more than"
             f" {format_bytes(MAX_PAYLOAD_BYTES)}, no files, no prelude and no sessions.",
+            hint="Upgrade it: `pip install -U gridx-jupyter`.",
+            protocol=welcome.protocol,
+        )
+    limits = job.limits
+    if welcome.protocol < 3 and (job.image or job.pip or limits.gpu_model or limits.disk_bytes):
+        raise NotBuilt(
+            "This coordinator is of an older release: it chooses no image, GPU model or disk size"
+            " and installs no packages.",
             hint="Upgrade it: `pip install -U gridx-jupyter`.",
             protocol=welcome.protocol,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .errors import (
+    EnvironmentFailed,
     JobCancelled,
     JobError,
     JobFailed,
@@ -74,7 +75,8 @@ _BY_CODE: dict[str, type[JobError]] = {
     "crashed": RemoteCrash,
     "cancelled": JobCancelled,
     "sandbox_failed": WorkerLost,
-    **{cls.code: cls for cls in (JobFailed, SessionEnded, WorkerLost)},
+    "environment": EnvironmentFailed,
+    **{cls.code: cls for cls in (EnvironmentFailed, JobFailed, SessionEnded, WorkerLost)},
 }
 
 
