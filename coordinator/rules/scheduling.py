@@ -1,15 +1,16 @@
-"""Which worker gets which job, and why a job waits.
+"""Which worker gets which job.
 
-Jobs that need the same thing share a **shape**, workers that offer the same thing share a
-**class**, and whether a class can ever run a shape is worked out once for the pair. Inside a shape
-jobs stand in the order of their fair tag (a number fixed at submission, smallest first), and a
-worker never holds more than its capability minus its live attempts.
+Inside a shape jobs stand in the order of their fair tag (a number fixed at submission, smallest
+first), and a worker never holds more than its capability minus its live attempts.
 
 The two ways to a match:
 
 - a worker has room: the smallest tag over the shapes that it can run and that fit now;
 - a job arrives: the best of a bounded number of workers with room, so that the cost does not
   grow with the number of workers.
+
+A worker that takes only some users' jobs stands in the lists of those users and not in that of
+everybody, so that nobody's candidates are workers which would refuse.
 
 Everything here lives in memory and can be rebuilt from the database at any moment; nothing here
 reads a clock, a socket or chance.
@@ -20,56 +21,17 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from gridx.protocol import PROTOCOL
-from gridx.resources import Capability, Load, ResourceRequest, format_bytes
-from gridx.schemas import CellSpec
+from gridx.resources import Capability, Load
+
+from .room import ANYBODY, WorkerRoom
+from .shapes import Shape, WorkerClass, class_of, is_feasible
+from .waiting import explain
 
 CANDIDATES = 16  # workers looked at when a job arrives
 _COMPACT_ABOVE = 64  # dead heap entries that are tolerated beside the live ones
-
-
-class Shape(NamedTuple):
-    """What a job needs of a worker.
-
-    ``python`` is a minor version such as "3.11", or empty; ``protocol`` the oldest in which the
-    worker can be told of everything that belongs to the job.
-    """
-
-    cores: float
-    memory_bytes: int
-    gpus: int
-    language: str
-    python: str
-    protocol: int = 1
-
-    @classmethod
-    def of(
-        cls, request: ResourceRequest, language: str, python: str = "", protocol: int = 1
-    ) -> Shape:
-        """Return the shape of a job that asks for ``request`` and speaks ``language``."""
-        return cls(request.cores, request.memory_bytes, request.gpus, language, python, protocol)
-
-
-def needed_protocol(cell: CellSpec | None, *, has_blobs: bool, is_session: bool = False) -> int:
-    """Return the oldest protocol number of a worker that can run this.
-
-    An older one would ignore what it does not know, and run something else than was asked for.
-    """
-    has_files = cell is not None and bool(cell.files or cell.fetch or cell.prelude)
-    return 2 if has_blobs or has_files or is_session else 1
-
-
-class WorkerClass(NamedTuple):
-    """What workers that can run the same shapes have in common."""
-
-    cores: float
-    memory_bytes: int
-    gpus: int
-    languages: frozenset[tuple[str, str]]  # (language, Python minor version)
-    protocol: int = PROTOCOL  # that was agreed on with it
 
 
 @dataclass(slots=True, eq=False)
@@ -82,74 +44,6 @@ class QueuedJob:
     tag: float
     avoid: frozenset[str] = frozenset()
     is_waiting: bool = True
-
-
-@dataclass(slots=True, eq=False)
-class WorkerRoom:
-    """A worker that is online and what it has left: capability minus live attempts."""
-
-    worker_id: str
-    owner: str
-    capability: Capability
-    worker_class: WorkerClass
-    warm_sandboxes: int = 0
-    held: dict[str, Shape] = field(default_factory=dict)  # job id -> what it takes
-    free_cores: float = 0.0
-    free_memory_bytes: int = 0
-    free_gpus: int = 0
-    free_slots: int = 0
-    place: int = -1  # index in the list of workers with room, -1 when it has none
-
-    def has_room(self, shape: Shape) -> bool:
-        """Return whether one more attempt of ``shape`` fits now."""
-        return (
-            self.free_slots > 0
-            and self.free_cores + 1e-9 >= shape.cores
-            and self.free_memory_bytes >= shape.memory_bytes
-            and self.free_gpus >= shape.gpus
-        )
-
-    def takes_jobs_of(self, user: str) -> bool:
-        """Return whether this worker may run a job of ``user``."""
-        return not self.capability.own_jobs_only or self.owner == user
-
-    def recount(self) -> None:
-        """Work out what is free from the capability and the attempts held."""
-        taken = self.held.values()
-        self.free_cores = self.capability.cores - sum(shape.cores for shape in taken)
-        self.free_memory_bytes = self.capability.memory_bytes - sum(s.memory_bytes for s in taken)
-        self.free_gpus = len(self.capability.gpus) - sum(shape.gpus for shape in taken)
-        self.free_slots = self.capability.slots - len(self.held)
-
-
-def class_of(capability: Capability, protocol: int = PROTOCOL) -> WorkerClass:
-    """Return the class of a worker that offers ``capability`` and speaks ``protocol``."""
-    return WorkerClass(
-        cores=capability.cores,
-        memory_bytes=capability.memory_bytes,
-        gpus=len(capability.gpus),
-        languages=frozenset((image.language, image.python) for image in capability.images),
-        protocol=protocol,
-    )
-
-
-def speaks(worker_class: WorkerClass, language: str, python: str) -> bool:
-    """Return whether an image of the class runs ``language`` (and that Python, when one is named)."""
-    return any(
-        have == language and (not python or version == python)
-        for have, version in worker_class.languages
-    )
-
-
-def is_feasible(shape: Shape, worker_class: WorkerClass) -> bool:
-    """Return whether an idle worker of the class could run the shape."""
-    return (
-        worker_class.cores >= shape.cores
-        and worker_class.memory_bytes >= shape.memory_bytes
-        and worker_class.gpus >= shape.gpus
-        and worker_class.protocol >= shape.protocol
-        and speaks(worker_class, shape.language, shape.python)
-    )
 
 
 class _Line:
@@ -201,10 +95,10 @@ class Scheduler:
     def __init__(self) -> None:
         self._jobs: dict[str, QueuedJob] = {}
         self._lines: dict[Shape, _Line] = {}
-        self._lines_by_user: dict[tuple[Shape, str], _Line] = {}
+        self._lines_by_user: dict[str, dict[Shape, _Line]] = {}
         self._workers: dict[str, WorkerRoom] = {}
-        self._with_room: list[WorkerRoom] = []
-        self._own_with_room: dict[str, list[WorkerRoom]] = {}
+        # by whose jobs they take: ANYBODY's, or one user's
+        self._with_room: dict[str | None, list[WorkerRoom]] = {}
         self._feasible: dict[tuple[Shape, WorkerClass], bool] = {}
         self._next_candidate = 0
         self.virtual_time = 0.0
@@ -225,7 +119,7 @@ class Scheduler:
         self.dequeue(job.job_id)
         self._jobs[job.job_id] = job
         self._lines.setdefault(job.shape, _Line()).push(job)
-        self._lines_by_user.setdefault((job.shape, job.user), _Line()).push(job)
+        self._lines_by_user.setdefault(job.user, {}).setdefault(job.shape, _Line()).push(job)
 
     def dequeue(self, job_id: str) -> QueuedJob | None:
         """Take a job out of the queue; None when it does not wait."""
@@ -235,9 +129,11 @@ class Scheduler:
         job.is_waiting = False
         if self._lines[job.shape].note_removed():
             del self._lines[job.shape]
-        key = (job.shape, job.user)
-        if self._lines_by_user[key].note_removed():
-            del self._lines_by_user[key]
+        lines = self._lines_by_user[job.user]
+        if lines[job.shape].note_removed():
+            del lines[job.shape]
+            if not lines:
+                del self._lines_by_user[job.user]
         return job
 
     def queued_ids(self, limit: int) -> list[str]:
@@ -331,21 +227,18 @@ class Scheduler:
     def next_for(self, worker_id: str) -> QueuedJob | None:
         """Return the waiting job with the smallest tag that the worker can start now."""
         worker = self._workers.get(worker_id)
-        if worker is None or worker.place < 0:
+        if worker is None or not worker.is_listed:
             return None
         best: QueuedJob | None = None
-        for shape in list(self._lines):
-            if not (worker.has_room(shape) and self._is_feasible(shape, worker.worker_class)):
-                continue
-            if worker.capability.own_jobs_only:
-                line = self._lines_by_user.get((shape, worker.owner))
-            else:
-                line = self._lines.get(shape)
-            job = line.first_not_avoiding(worker_id) if line else None
-            if job is not None and (
-                best is None or (job.tag, job.job_id) < (best.tag, best.job_id)
-            ):
-                best = job
+        for lines in self._lines_for(worker):
+            for shape, line in list(lines.items()):
+                if not (worker.has_room(shape) and self._is_feasible(shape, worker.worker_class)):
+                    continue
+                job = line.first_not_avoiding(worker_id)
+                if job is not None and (
+                    best is None or (job.tag, job.job_id) < (best.tag, best.job_id)
+                ):
+                    best = job
         return best
 
     def explain(self, job_id: str) -> str | None:
@@ -368,91 +261,46 @@ class Scheduler:
         worker.recount()
         self._list(worker, has_room=worker.free_slots > 0 and worker.free_cores > 1e-9)
 
-    def _room_list(self, worker: WorkerRoom) -> list[WorkerRoom]:
-        if worker.capability.own_jobs_only:
-            return self._own_with_room.setdefault(worker.owner, [])
-        return self._with_room
+    def _lines_for(self, worker: WorkerRoom) -> Iterator[dict[Shape, _Line]]:
+        """Yield the lines of those whose jobs the worker takes, and that have any."""
+        for taker in worker.takers:
+            if taker is ANYBODY:
+                yield self._lines
+            elif (lines := self._lines_by_user.get(taker)) is not None:
+                yield lines
 
     def _list(self, worker: WorkerRoom, *, has_room: bool) -> None:
-        """Keep the lists of workers with room; both ways in constant time."""
-        if has_room == (worker.place >= 0):
+        """Keep the lists of workers with room; each both ways in constant time."""
+        if has_room == worker.is_listed:
             return
-        listed = self._room_list(worker)
         if has_room:
-            worker.place = len(listed)
-            listed.append(worker)
+            for taker in worker.takers:
+                listed = self._with_room.setdefault(taker, [])
+                worker.places[taker] = len(listed)
+                listed.append(worker)
             return
-        last = listed.pop()
-        if last is not worker:
-            listed[worker.place] = last
-            last.place = worker.place
-        worker.place = -1
-        if not listed and worker.capability.own_jobs_only:
-            del self._own_with_room[worker.owner]
+        for taker, place in worker.places.items():
+            listed = self._with_room[taker]
+            last = listed.pop()
+            if last is not worker:
+                listed[place] = last
+                last.places[taker] = place
+            if not listed:
+                del self._with_room[taker]
+        worker.places.clear()
 
     def _candidates(self, user: str) -> Iterator[WorkerRoom]:
-        """Yield up to CANDIDATES of the user's own process workers, then of everybody's.
+        """Yield up to CANDIDATES of the workers that take only some users' jobs and this one's,
+        then up to CANDIDATES of everybody's.
 
         The start moves on with each call, so that no worker is passed over for ever.
         """
-        yield from self._own_with_room.get(user, [])[:CANDIDATES]
-        total = len(self._with_room)
-        if total <= CANDIDATES:
-            yield from self._with_room
-            return
-        start = self._next_candidate = (self._next_candidate + CANDIDATES) % total
-        for step in range(CANDIDATES):
-            yield self._with_room[(start + step) % total]
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
-
-
-def explain(shape: Shape, user: str, workers: Iterable[WorkerRoom]) -> str:
-    """Return why no worker takes a job of this shape now, in one line.
-
-    Each worker is counted once, under the first thing that stands in the way. For example:
-    "3 workers online: 2 lack 8 GiB, 1 busy".
-    """
-    own = other_language = older = cores = memory = gpus = busy = total = free = 0
-    for worker in workers:
-        total += 1
-        if not worker.takes_jobs_of(user):
-            own += 1
-        elif not speaks(worker.worker_class, shape.language, shape.python):
-            other_language += 1
-        elif worker.worker_class.protocol < shape.protocol:
-            older += 1
-        elif worker.worker_class.gpus < shape.gpus:
-            gpus += 1
-        elif worker.worker_class.memory_bytes < shape.memory_bytes:
-            memory += 1
-        elif worker.worker_class.cores < shape.cores:
-            cores += 1
-        elif not worker.has_room(shape):
-            busy += 1
-        else:
-            free += 1
-    if total == 0:
-        return "No worker is online: it starts as soon as one joins."
-    language = f"Python {shape.python}" if shape.python else shape.language
-    lacks = [
-        (own, _count(own, "takes only its owner's jobs", "take only their owners' jobs")),
-        (other_language, _count(other_language, "lacks", "lack") + f" {language}"),
-        (
-            older,
-            _count(older, "is", "are") + " of an older release, without large data and sessions",
-        ),
-        (gpus, _count(gpus, "lacks", "lack") + " " + _count(shape.gpus, "GPU", "GPUs")),
-        (memory, _count(memory, "lacks", "lack") + f" {format_bytes(shape.memory_bytes)}"),
-        (
-            cores,
-            _count(cores, "lacks", "lack")
-            + f" {shape.cores:g} core{'' if shape.cores == 1 else 's'}",
-        ),
-        (busy, f"{busy} busy"),
-        (free, f"{free} about to start it"),
-    ]
-    reasons = ", ".join(text for number, text in lacks if number)
-    return f"{_count(total, 'worker', 'workers')} online: {reasons}"
+        self._next_candidate += CANDIDATES
+        for taker in (user, ANYBODY):
+            listed = self._with_room.get(taker, ())
+            total = len(listed)
+            if total <= CANDIDATES:
+                yield from listed
+                continue
+            for step in range(CANDIDATES):
+                yield listed[(self._next_candidate + step) % total]

@@ -80,8 +80,8 @@ def refuse_strangers(job: JobRecord, worker: WorkerRecord) -> None:
     """
     if job.user_id == worker.owner_id:
         return
-    if job.own_only or worker.capability.own_jobs_only:
+    if job.own_only or not worker.capability.takes_jobs_of(job.user, owner=worker.owner):
         raise Conflict(
             f"Worker {worker.name} may not run jobs of {job.user}.",
-            hint="Only a Docker sandbox takes other people's jobs.",
+            hint="It takes the jobs of those whom its owner has named, in a Docker sandbox.",
         )

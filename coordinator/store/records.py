@@ -17,7 +17,7 @@ from gridx.states import (
     JobState,
 )
 
-from ..rules.scheduling import needed_protocol
+from ..rules.shapes import Shape
 
 
 class UserRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,12 +72,9 @@ class QueuedJob(msgspec.Struct, frozen=True, kw_only=True):
     user: str
     user_id: int
     tag: float
-    request: ResourceRequest
-    language: str
-    python: str | None  # "3.11" where the job is a cell of that version
+    shape: Shape
     own_only: bool
     created_us: int
-    protocol: int = 1  # the oldest that its worker may speak
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,14 +124,19 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
             user=self.user,
             user_id=self.user_id,
             tag=self.tag,
-            request=self.job.limits.request(),
-            language=self.job.language,
-            python=None if self.cell is None else self.cell.python,
+            shape=self.shape,
             own_only=self.own_only,
             created_us=self.created_us,
-            protocol=needed_protocol(
-                self.cell, has_blobs=self.blob_count > 0, is_session=self.session is not None
-            ),
+        )
+
+    @property
+    def shape(self) -> Shape:
+        """What it needs of a worker."""
+        return Shape.of_job(
+            self.job,
+            self.cell,
+            has_blobs=self.blob_count > 0,
+            is_session=self.session is not None,
         )
 
 

@@ -27,7 +27,7 @@ from gridx.states import JobState
 
 from ..bus.base import job_subject
 from ..rules.scheduling import QueuedJob as WaitingJob
-from ..rules.scheduling import Shape, needed_protocol
+from ..rules.shapes import Shape
 from ..services import (
     cancel,
     claim,
@@ -59,13 +59,7 @@ _log = logging.getLogger(__name__)
 
 
 def _waiting(job: QueuedJob, avoid: Iterable[str] = ()) -> WaitingJob:
-    return WaitingJob(
-        job.job_id,
-        job.user,
-        Shape.of(job.request, job.language, job.python or "", job.protocol),
-        job.tag,
-        frozenset(avoid),
-    )
+    return WaitingJob(job.job_id, job.user, job.shape, job.tag, frozenset(avoid))
 
 
 class Dispatcher:
@@ -93,13 +87,13 @@ class Dispatcher:
         """Take a job in, and start it in the same commit when a worker has room for it."""
         context, scheduler = self._context, self._scheduler
         received_s = monotonic_s()
-        job = order.job
-        python = order.cell.python if order.cell else ""
         job_id = order.job_id
-        protocol = needed_protocol(
-            order.cell, has_blobs=bool(order.blobs), is_session=order.session is not None
+        shape = Shape.of_job(
+            order.job,
+            order.cell,
+            has_blobs=bool(order.blobs),
+            is_session=order.session is not None,
         )
-        shape = Shape.of(job.limits.request(), job.language, python, protocol)
         room = scheduler.place(shape, order.user)
         link = context.connections.find(room.worker_id) if room else None
         if link is not None:
@@ -256,7 +250,7 @@ class Dispatcher:
         """Count a worker that said hello, with the attempts that it goes on with."""
         held = []
         for attempt in adopted:
-            held.append((attempt.job_id, Shape.of(attempt.request, "", "")))
+            held.append((attempt.job_id, Shape.of_request(attempt.request)))
             link.attempts[attempt.job_id] = attempt.attempt
         worker = link.worker
         self._scheduler.add_worker(

@@ -1,18 +1,27 @@
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.rules.scheduling import (
-    QueuedJob,
-    Scheduler,
-    Shape,
-    explain,
-    needed_protocol,
+from coordinator.rules.scheduling import CANDIDATES, QueuedJob, Scheduler
+from coordinator.rules.shapes import Shape, class_of, is_feasible, needed_protocol
+from coordinator.rules.waiting import explain
+from gridx.resources import (
+    GIB,
+    Accepts,
+    Capability,
+    Gpu,
+    Image,
+    Load,
+    Pause,
+    PauseReason,
+    ResourceRequest,
+    serving_image,
 )
-from gridx.resources import GIB, Capability, Gpu, Image, Load
-from gridx.schemas import CellSpec, FileSpec
+from gridx.schemas import CellSpec, FileSpec, JobRequest, Limits
 
 SMALL = Shape(1.0, GIB, 0, "python", "")
 
@@ -25,15 +34,32 @@ def capability(
     sandbox: str = "docker",
     python: str = "3.11",
     gpus: int = 0,
+    models: tuple[str, ...] = (),
+    images: tuple[Image, ...] = (),
+    environments: bool = False,
+    accepts: Accepts = Accepts.ANYONE,
+    users: tuple[str, ...] = (),
+    paused: PauseReason | None = None,
 ) -> Capability:
     return Capability(
         cores=cores,
         memory_bytes=memory_gib * GIB,
         slots=slots,
         sandbox=sandbox,
-        images=(Image(name="i", digest="d", language="python", python=python),),
-        gpus=tuple(Gpu(uuid=str(n), name="g", memory_bytes=GIB) for n in range(gpus)),
+        images=(image(python=python), *images),
+        gpus=tuple(
+            Gpu(uuid=str(n), name=name, memory_bytes=GIB)
+            for n, name in enumerate(("g",) * gpus + models)
+        ),
+        environments=environments,
+        accepts=accepts,
+        users=users,
+        pause=None if paused is None else Pause(reason=paused),
     )
+
+
+def image(family: str = "python", *, language: str = "python", python: str = "") -> Image:
+    return Image(name=f"gridx/{family}:1", digest="d", language=language, python=python)
 
 
 def scheduler(**workers: Capability) -> Scheduler:
@@ -185,7 +211,7 @@ def test_dead_entries_do_not_pile_up() -> None:
         queue.dequeue(f"job_{number}")
     assert queue.queued == 1
     assert len(queue._lines[SMALL].heap) < 200
-    assert len(queue._lines_by_user[SMALL, "alice"].heap) < 200
+    assert len(queue._lines_by_user["alice"][SMALL].heap) < 200
 
 
 @pytest.mark.parametrize(
@@ -219,6 +245,52 @@ def test_dead_entries_do_not_pile_up() -> None:
             "a",
             {"x": capability()},
             "1 worker online: 1 lacks 16 cores",
+        ),
+        (
+            SMALL,
+            "a",
+            {
+                "x": capability(paused=PauseReason.ACTIVE),
+                "y": capability(slots=0),
+            },
+            "2 workers online: 1 paused (its owner is using it), 1 busy",
+        ),
+        (
+            SMALL,
+            "a",
+            {
+                "x": capability(paused=PauseReason.HOURS),
+                "y": capability(paused=PauseReason.HOURS),
+                "z": capability(paused=PauseReason.BATTERY),
+                "v": capability(python="3.11", accepts=Accepts.USERS, users=("b",)),
+                "w": capability(accepts=Accepts.MINE),
+            },
+            "5 workers online: 1 takes only its owner's jobs, 1 takes only named users' jobs,"
+            " 1 paused (on battery), 2 paused (outside their hours)",
+        ),
+        (
+            SMALL._replace(language="bash"),
+            "a",
+            {"x": capability()},
+            "1 worker online: 1 lacks bash",
+        ),
+        (
+            SMALL._replace(python="3.12", family="torch"),
+            "a",
+            {"x": capability(), "y": capability(images=(image("torch", python="3.11"),))},
+            "2 workers online: 1 lacks Python 3.12, 1 lacks an image called torch",
+        ),
+        (
+            SMALL._replace(needs_environment=True),
+            "a",
+            {"x": capability(paused=PauseReason.ASKED)},
+            "1 worker online: 1 installs no packages",
+        ),
+        (
+            SMALL._replace(gpus=1, gpu_model="a100"),
+            "a",
+            {"x": capability(gpus=1), "y": capability()},
+            "2 workers online: 2 lack a GPU called A100",
         ),
     ],
 )
@@ -258,7 +330,7 @@ def test_any_order_of_events_keeps_the_room_right(events: list[tuple[str, int]])
         for room in queue.workers():
             assert set(room.held) == {j for j, w in running.items() if w == room.worker_id}
             assert room.free_cores >= 0
-            assert (room.place >= 0) == (room.free_cores > 0 and room.free_slots > 0)
+            assert room.is_listed == (room.free_cores > 0 and room.free_slots > 0)
 
 
 CELL = CellSpec(python="3.11")
@@ -285,13 +357,196 @@ def test_what_an_older_worker_would_leave_out_it_is_not_given() -> None:
 
 
 def test_only_what_is_new_needs_a_newer_worker() -> None:
-    assert needed_protocol(None, has_blobs=False) == 1
-    assert needed_protocol(CELL, has_blobs=False) == 1
-    assert needed_protocol(CELL, has_blobs=True) == 2
-    assert needed_protocol(CELL, has_blobs=False, is_session=True) == 2
+    script = JobRequest(code="1")
+    assert needed_protocol(script) == 1
+    assert needed_protocol(script, CELL) == 1
+    assert needed_protocol(script, CELL, has_blobs=True) == 2
+    assert needed_protocol(script, CELL, is_session=True) == 2
     for newer in (
         CellSpec(python="3.11", files=(FileSpec(path="a.txt"),)),
         CellSpec(python="3.11", fetch=("*.png",)),
         CellSpec(python="3.11", prelude="import numpy as np"),
     ):
-        assert needed_protocol(newer, has_blobs=False) == 2
+        assert needed_protocol(script, newer) == 2
+    for newest in (
+        JobRequest(code="1", image="torch"),
+        JobRequest(code="1", pip=("tqdm",)),
+        JobRequest(code="1", language="bash"),
+        JobRequest(code="1", limits=Limits(gpus=1, gpu_model="A100")),
+        JobRequest(code="1", limits=Limits(disk_bytes=GIB // 4)),
+    ):
+        assert needed_protocol(newest, CELL, has_blobs=True) == 3
+    assert needed_protocol(JobRequest(code="1", limits=Limits(gpus=1))) == 1
+
+
+# --- images, packages, models of GPUs ----------------------------------------------------------
+
+
+def test_the_shape_of_a_job_has_all_that_a_worker_is_chosen_by() -> None:
+    asked = JobRequest(
+        code="1", image="torch", pip=("tqdm",), limits=Limits(cpus=2, gpus=1, gpu_model="A100")
+    )
+    assert Shape.of_job(asked, CELL) == Shape(
+        2.0, GIB, 1, "python", "3.11", 3, "a100", "torch", True
+    )
+    request = ResourceRequest(gpus=2, gpu_model="H100")
+    assert Shape.of_request(request) == Shape(1.0, GIB, 2, "", "", gpu_model="h100")
+
+
+_images = st.lists(
+    st.builds(
+        image,
+        st.sampled_from(["python", "torch", "bash", "node"]),
+        language=st.sampled_from(["python", "bash", "node"]),
+        python=st.sampled_from(["", "3.11", "3.12"]),
+    ),
+    max_size=5,
+)
+
+
+@given(
+    _images,
+    st.sampled_from(["python", "bash", "node"]),
+    st.sampled_from(["", "3.11", "3.12"]),
+    st.sampled_from(["", "torch", "python", "bash"]),
+)
+def test_the_dispatcher_and_the_worker_agree_on_the_image(
+    images: list[Image], language: str, python: str, family: str
+) -> None:
+    offered = Capability(cores=1, memory_bytes=GIB, slots=1, sandbox="docker", images=tuple(images))
+    shape = Shape(1.0, GIB, 0, language, python, family=family)
+    serving = serving_image(images, language=language, python=python, family=family)
+    assert is_feasible(shape, class_of(offered)) == (serving is not None)
+
+
+def test_packages_are_installed_only_where_the_lender_allows_it() -> None:
+    shape = SMALL._replace(needs_environment=True)
+    assert not is_feasible(shape, class_of(capability()))
+    assert is_feasible(shape, class_of(capability(environments=True)))
+
+
+def gpu_shape(count: int = 1, model: str = "") -> Shape:
+    return SMALL._replace(gpus=count, gpu_model=model, cores=0.1)
+
+
+def test_a_model_is_part_of_the_name_in_any_letters() -> None:
+    kind = class_of(capability(models=("NVIDIA A100-SXM4-80GB", "Tesla T4", "Tesla T4")))
+    assert is_feasible(gpu_shape(1, "a100"), kind)
+    assert is_feasible(gpu_shape(2, "t4"), kind)
+    assert not is_feasible(gpu_shape(2, "a100"), kind)
+    assert not is_feasible(gpu_shape(1, "h100"), kind)
+    assert is_feasible(gpu_shape(3), kind)
+
+
+def test_a_card_that_another_job_may_have_is_not_promised_again() -> None:
+    queue = scheduler(w=capability(models=("A100", "T4", "T4")))
+    room = queue.find_worker("w")
+    assert room is not None
+    queue.take("w", "any", gpu_shape())
+    assert not room.has_room(gpu_shape(1, "a100"))  # the worker may have given it the A100
+    assert room.has_room(gpu_shape(1, "t4"))
+    assert not room.has_room(gpu_shape(2, "t4"))
+    queue.give_back("w", "any")
+    queue.take("w", "small", gpu_shape(1, "t4"))
+    assert room.has_room(gpu_shape(1, "a100"))
+    assert room.has_room(gpu_shape(2))
+    assert not room.has_room(gpu_shape(3))
+
+
+@given(
+    st.lists(st.sampled_from(["A100", "A100-80", "T4"]), min_size=1, max_size=4),
+    st.lists(
+        st.tuples(st.integers(1, 2), st.sampled_from(["", "a100", "a100-80", "t4"])), max_size=6
+    ),
+    st.randoms(use_true_random=False),
+)
+def test_whatever_cards_the_worker_gives_each_promise_can_be_kept(
+    models: list[str], asks: list[tuple[int, str]], chance: random.Random
+) -> None:
+    queue = scheduler(w=capability(models=tuple(models), slots=10))
+    free = list(models)
+    for number, (count, model) in enumerate(asks):
+        shape = gpu_shape(count, model)
+        room = queue.find_worker("w")
+        assert room is not None
+        if not (is_feasible(shape, room.worker_class) and room.has_room(shape)):
+            continue
+        queue.take("w", f"job_{number}", shape)
+        fitting = [card for card in free if model in card.casefold()]
+        assert len(fitting) >= count
+        for card in chance.sample(fitting, count):
+            free.remove(card)
+
+
+# --- whose jobs, and pauses -------------------------------------------------------------------
+
+
+def test_a_worker_for_named_users_takes_theirs_and_its_owners() -> None:
+    queue = scheduler(w=capability(accepts=Accepts.USERS, users=("ada", "bob")))
+    assert queue.place(SMALL, "eve") is None
+    for user in ("ada", "bob", "owner-of-w"):
+        assert queue.place(SMALL, user) is not None
+    queue.enqueue(job(1, user="eve", tag=0.1))
+    queue.enqueue(job(2, user="bob", tag=3))
+    queue.enqueue(job(3, user="ada", tag=2))
+    order = []
+    while (head := queue.next_for("w")) is not None:
+        order.append(head.job_id)
+        queue.dequeue(head.job_id)
+    assert order == ["job_3", "job_2"]
+    assert queue.queued == 1
+
+
+def test_workers_of_others_are_no_candidates() -> None:
+    offered = capability(accepts=Accepts.USERS, users=("bob",))
+    queue = scheduler(**{f"w{n}": offered for n in range(5 * CANDIDATES)}, open=capability())
+    assert [room.worker_id for room in queue._candidates("alice")] == ["open"]
+    assert len(list(queue._candidates("bob"))) == CANDIDATES + 1
+    placed = queue.place(SMALL, "alice")
+    assert placed is not None
+    assert placed.worker_id == "open"
+
+
+def test_every_worker_that_names_a_user_gets_its_turn() -> None:
+    offered = capability(accepts=Accepts.USERS, users=("bob", "ada"))
+    queue = scheduler(**{f"w{n}": offered for n in range(50)})
+    for number in range(100):
+        worker = queue.place(SMALL, "bob")
+        assert worker is not None
+        queue.take(worker.worker_id, f"job_{number}", SMALL)
+    assert not queue.place(SMALL, "ada")
+    for number in range(0, 100, 2):
+        room = next(room for room in queue.workers() if f"job_{number}" in room.held)
+        queue.give_back(room.worker_id, f"job_{number}")
+        assert queue.place(SMALL, "ada") is room
+        queue.take(room.worker_id, f"job_{number}", SMALL)
+    queue.remove_worker("w7")
+    assert queue.place(SMALL, "bob") is None
+
+
+def test_a_worker_that_changes_whose_jobs_it_takes_changes_the_lists() -> None:
+    queue = scheduler(w=capability())
+    assert queue.place(SMALL, "alice") is not None
+    queue.change_worker("w", capability(accepts=Accepts.USERS, users=("bob",)))
+    assert queue.place(SMALL, "alice") is None
+    assert queue.place(SMALL, "bob") is not None
+    queue.change_worker("w", capability(accepts=Accepts.MINE))
+    assert queue.place(SMALL, "bob") is None
+    queue.change_worker("w", capability())
+    assert queue.place(SMALL, "alice") is not None
+
+
+def test_a_paused_worker_has_no_room_and_keeps_what_it_runs() -> None:
+    queue = scheduler(w=capability())
+    queue.take("w", "job_1", SMALL)
+    queue.change_worker("w", capability(paused=PauseReason.HOURS))
+    queue.enqueue(job(2))
+    assert queue.place(SMALL, "alice") is None
+    assert queue.next_for("w") is None
+    queue.change_worker("w", capability())
+    head = queue.next_for("w")
+    assert head is not None
+    assert head.job_id == "job_2"
+    room = queue.find_worker("w")
+    assert room is not None
+    assert room.held == {"job_1": SMALL}
