@@ -13,6 +13,10 @@ The life of an attempt here:
 A stop on the user's wish leaves the phase and marks it ``stopping``; a fenced one forgets the
 attempt at once. A session is one attempt that is RUNNING over many calls: the report of each
 waits for its CallSettled beside the phase, and all of them go before the attempt's own.
+
+While the worker is paused it announces no slots and hands back what arrives all the same. What
+runs then is let be, stands still (``is_frozen``, beside the phase), or is handed back. A session
+is not handed back for a pause: its variables would be lost, so it stands still instead.
 """
 
 from __future__ import annotations
@@ -24,9 +28,11 @@ from typing import Final, assert_never
 import msgspec
 
 from gridx.protocol import (
+    AttemptFrozen,
     AttemptRef,
     AttemptStarted,
     CallSettled,
+    CapabilityChanged,
     EndAttempt,
     HandBack,
     InterruptCall,
@@ -40,9 +46,12 @@ from gridx.protocol import (
     ToWorker,
     Welcome,
 )
-from gridx.resources import MIB, Capability, ResourceRequest
+from gridx.resources import MIB, Capability, Pause, PauseReason, ResourceRequest
+
+from .lending.policy import OnPause
 
 WINDOW_BYTES: Final = MIB  # sent and not acknowledged, for one attempt
+FREEZING_PROTOCOL: Final = 3  # an older coordinator would let a job's time run on
 STALE_TICKS: Final = 3  # heartbeats without an acknowledgement until bytes are sent again
 
 
@@ -90,6 +99,9 @@ class Attempt(msgspec.Struct, kw_only=True):
     is_uploading: bool = False  # finished, and the blobs of its result go before its report
     report_sent: bool = False
     ticks: int = 0  # since something was sent and not answered
+    is_frozen: bool = False  # it is to stand still
+    stands_still: bool = False  # and does
+    is_known_to_stand: bool = False  # to the coordinator
     reason: str = ""  # of a hand-back
 
     @property
@@ -190,6 +202,37 @@ class Ticked(Event, frozen=True, kw_only=True):
     """A heartbeat interval has passed."""
 
 
+class PauseChanged(Event, frozen=True, kw_only=True):
+    """The worker is paused, for another reason, or no longer (None)."""
+
+    pause: Pause | None
+    jobs: OnPause = OnPause.FINISH  # what becomes of those that run
+
+
+class Offered(Event, frozen=True, kw_only=True):
+    """What this machine lends when it is not paused is another now."""
+
+    capability: Capability
+
+
+class Froze(Event, frozen=True, kw_only=True):
+    """The attempt stands still, as FreezeSandbox asked."""
+
+    ref: AttemptRef
+
+
+class Thawed(Event, frozen=True, kw_only=True):
+    """It goes on."""
+
+    ref: AttemptRef
+
+
+class FrozenTooLong(Event, frozen=True, kw_only=True):
+    """The attempt has stood still for as long as is sensible: another worker may run it."""
+
+    ref: AttemptRef
+
+
 class StopTaking(Event, frozen=True, kw_only=True):
     """The worker was asked to stop: hand back what arrives from now on."""
 
@@ -210,6 +253,11 @@ AnyEvent = (
     | Uploaded
     | CannotRun
     | Ticked
+    | PauseChanged
+    | Offered
+    | Froze
+    | Thawed
+    | FrozenTooLong
     | StopTaking
     | GiveUp
 )
@@ -224,7 +272,7 @@ class Instruction(msgspec.Struct, frozen=True, kw_only=True):
 class Send(Instruction, frozen=True, kw_only=True):
     """Send this message now."""
 
-    message: AttemptStarted | HandBack
+    message: AttemptStarted | AttemptFrozen | HandBack | CapabilityChanged
 
 
 class SendOutput(Instruction, frozen=True, kw_only=True):
@@ -293,6 +341,18 @@ class ReleaseOutput(Instruction, frozen=True, kw_only=True):
     ref: AttemptRef
 
 
+class FreezeSandbox(Instruction, frozen=True, kw_only=True):
+    """Let its sandbox stand still. Answer with Froze; when it cannot, with CannotRun."""
+
+    ref: AttemptRef
+
+
+class ThawSandbox(Instruction, frozen=True, kw_only=True):
+    """Let it go on. Answer with Thawed; when it cannot, with CannotRun."""
+
+    ref: AttemptRef
+
+
 class Trim(Instruction, frozen=True, kw_only=True):
     """The outbox may drop the stream before ``offset``."""
 
@@ -332,6 +392,8 @@ AnyInstruction = (
     | StopSandbox
     | HoldOutput
     | ReleaseOutput
+    | FreezeSandbox
+    | ThawSandbox
     | Trim
     | DropResult
     | ForgetCall
@@ -344,12 +406,22 @@ class Machine:
 
     def __init__(self, *, owner: str, capability: Capability) -> None:
         self._owner = owner
-        self.capability = capability
+        self.offered = capability  # when it is not paused
+        self.pause: Pause | None = None
+        self._jobs = OnPause.FINISH
+        self._protocol = 0
         self.attempts: dict[AttemptRef, Attempt] = {}
         self.is_connected = False
         self.is_stopping = False
 
     # ---- what a connection needs to know
+
+    @property
+    def capability(self) -> Capability:
+        """What is announced: no slots while it is paused."""
+        if self.pause is None:
+            return self.offered
+        return msgspec.structs.replace(self.offered, slots=0, pause=self.pause)
 
     def running(self) -> tuple[AttemptRef, ...]:
         """Return what a heartbeat names: all that is held, but for what was handed back."""
@@ -443,6 +515,17 @@ class Machine:
                 return self._cannot_run(ref, reason)
             case Ticked():
                 return self._ticked()
+            case PauseChanged(pause=pause, jobs=jobs):
+                return self._pause_changed(pause, jobs)
+            case Offered(capability=capability):
+                self.offered = capability
+                return self._announce()
+            case Froze(ref=ref):
+                return self._stands(ref, still=True)
+            case Thawed(ref=ref):
+                return self._stands(ref, still=False)
+            case FrozenTooLong(ref=ref):
+                return self._frozen_too_long(ref)
             case StopTaking():
                 return self._stop_taking()
             case GiveUp():
@@ -477,6 +560,7 @@ class Machine:
 
     def _welcomed(self, welcome: Welcome) -> list[AnyInstruction]:
         self.is_connected = True
+        self._protocol = welcome.protocol
         adopted = {_ref(end): end.offset for end in welcome.adopted}
         todo: list[AnyInstruction] = []
         for ref in list(self.attempts):
@@ -489,7 +573,10 @@ class Machine:
                 if attempt.started:
                     todo.append(Send(message=_started(ref, attempt)))
                 attempt.forget_sent()
+                todo += self._say_whether_it_stands(ref, attempt)
                 todo += self._resend(ref, adopted[ref])
+        if self.pause is not None:  # an older coordinator cannot be told of frozen jobs
+            todo += self._treat_jobs()
         return todo
 
     def _disconnected(self) -> list[AnyInstruction]:
@@ -547,7 +634,10 @@ class Machine:
         if attempt is None:
             return []
         attempt.is_closing = True
-        return [CloseSession(ref=ref), *self._hold_or_release(ref, attempt)]
+        todo: list[AnyInstruction] = [CloseSession(ref=ref)]
+        if attempt.is_frozen:
+            todo += self._thaw(ref, attempt)
+        return todo + self._hold_or_release(ref, attempt)
 
     def _open_session(self, ref: AttemptRef) -> Attempt | None:
         """Return the attempt of a session that takes calls."""
@@ -559,8 +649,12 @@ class Machine:
     def _why_not(self, start: StartAttempt, request: ResourceRequest) -> str:
         if self.is_stopping:
             return _STOPPING
-        if self.capability.own_jobs_only and start.user != self._owner:
-            return "This worker has no Docker and runs its own owner's jobs only."
+        if self.pause is not None:
+            return f"Paused by its lender: {self.pause.message}".strip()
+        if not self.offered.takes_jobs_of(start.user, owner=self._owner):
+            if self.offered.sandbox != "docker":
+                return "This worker has no Docker and runs its own owner's jobs only."
+            return "Its lender does not take this user's jobs."
         live = [attempt.request for attempt in self.attempts.values() if attempt.phase in LIVE]
         if len(live) >= self.capability.slots:
             return "The worker has no free slot."
@@ -585,6 +679,8 @@ class Machine:
             return []  # the report is on its way
         attempt.stopping = True
         todo: list[AnyInstruction] = [StopSandbox(ref=ref, report=True)]
+        if attempt.is_frozen:  # it goes on for a moment, so that its last word is heard
+            todo += self._thaw(ref, attempt)
         return todo + self._hold_or_release(ref, attempt)
 
     def _sandbox_has_job(self, ref: AttemptRef, call: int) -> list[AnyInstruction]:
@@ -671,7 +767,8 @@ class Machine:
         attempt.phase = Phase.FINISHED
         attempt.is_uploading = is_uploading
         attempt.written = stream_bytes
-        return self._pump(ref)
+        attempt.is_frozen = attempt.stands_still = False
+        return [*self._say_whether_it_stands(ref, attempt), *self._pump(ref)]
 
     def _call_ended(
         self, ref: AttemptRef, call: int, stream_bytes: int, *, is_uploading: bool
@@ -709,12 +806,96 @@ class Machine:
             todo += self._hand_back(ref, _RESTARTED)
         return todo
 
+    # ---- pauses
+
+    def _pause_changed(self, pause: Pause | None, jobs: OnPause) -> list[AnyInstruction]:
+        was = self.capability
+        self.pause, self._jobs = pause, jobs
+        todo = self._announce() if self.capability != was else []
+        return todo + self._treat_jobs()
+
+    def _announce(self) -> list[AnyInstruction]:
+        if not self.is_connected:
+            return []  # the next hello says so
+        return [Send(message=CapabilityChanged(capability=self.capability))]
+
+    def _treat_jobs(self) -> list[AnyInstruction]:
+        """Do with every job what the pause says, or its end."""
+        todo: list[AnyInstruction] = []
+        for ref, attempt in list(self.attempts.items()):
+            if attempt.phase in LIVE:
+                todo += self._treat(ref, attempt)
+        return todo
+
+    def _treat(self, ref: AttemptRef, attempt: Attempt) -> list[AnyInstruction]:
+        jobs = OnPause.FINISH if self.pause is None else self._jobs
+        if attempt.stopping or attempt.is_closing:
+            return []  # it is over in a moment
+        if jobs is OnPause.FINISH:
+            return self._thaw(ref, attempt)
+        assert self.pause is not None
+        is_told = self._protocol >= FREEZING_PROTOCOL or not self._protocol
+        if attempt.phase is Phase.STARTING:  # nothing is lost
+            return self._hand_back(ref, f"Paused by its lender: {self.pause.message}")
+        if attempt.is_session:
+            return self._freeze(ref, attempt) if is_told else []
+        if jobs is OnPause.HAND_BACK or not is_told:
+            return self._hand_back(ref, f"Paused by its lender: {self.pause.message}")
+        return self._freeze(ref, attempt)
+
+    def _freeze(self, ref: AttemptRef, attempt: Attempt) -> list[AnyInstruction]:
+        if attempt.is_frozen:  # for another reason now
+            return self._say_whether_it_stands(ref, attempt)
+        attempt.is_frozen = True
+        return [FreezeSandbox(ref=ref)]
+
+    def _thaw(self, ref: AttemptRef, attempt: Attempt) -> list[AnyInstruction]:
+        if not attempt.is_frozen:
+            return []
+        attempt.is_frozen = False
+        return [ThawSandbox(ref=ref)]
+
+    def _stands(self, ref: AttemptRef, *, still: bool) -> list[AnyInstruction]:
+        attempt = self.attempts.get(ref)
+        if attempt is None or attempt.phase not in LIVE:
+            return []
+        attempt.stands_still = still
+        return self._say_whether_it_stands(ref, attempt)
+
+    def _say_whether_it_stands(self, ref: AttemptRef, attempt: Attempt) -> list[AnyInstruction]:
+        if not self.is_connected or self._protocol < FREEZING_PROTOCOL:
+            return []
+        if not attempt.stands_still and not attempt.is_known_to_stand:
+            return []
+        attempt.is_known_to_stand = attempt.stands_still
+        pause = self.pause or Pause(reason=PauseReason.ASKED)
+        return [
+            Send(
+                message=AttemptFrozen(
+                    job_id=ref.job_id,
+                    attempt=ref.attempt,
+                    frozen=attempt.stands_still,
+                    reason=pause.reason,
+                    message=pause.message if attempt.stands_still else "",
+                )
+            )
+        ]
+
+    def _frozen_too_long(self, ref: AttemptRef) -> list[AnyInstruction]:
+        attempt = self.attempts.get(ref)
+        if attempt is None or attempt.phase not in LIVE or not attempt.is_frozen:
+            return []
+        why = self.pause.message if self.pause is not None else ""
+        return self._hand_back(ref, f"Paused by its lender: {why}".strip())
+
+    # ---- the end
+
     def _stop_taking(self) -> list[AnyInstruction]:
         """Take nothing more. A session that waits for its next call waits in vain."""
         self.is_stopping = True
         todo: list[AnyInstruction] = []
         for ref, attempt in list(self.attempts.items()):
-            if attempt.is_idle:
+            if attempt.is_idle or attempt.is_frozen:
                 todo += self._hand_back(ref, _STOPPING)
         return todo
 
@@ -766,6 +947,7 @@ class Machine:
             todo.append(StopSandbox(ref=ref, report=False))
         attempt.phase = Phase.HANDED_BACK
         attempt.reason = reason
+        attempt.is_frozen = attempt.stands_still = False
         attempt.ticks = 0
         if self.is_connected:
             todo.append(self._hand_back_message(ref, attempt))
