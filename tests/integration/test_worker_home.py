@@ -9,7 +9,7 @@ import pytest
 
 from gridx.errors import SandboxError, SettingsError
 from worker.home import Home
-from worker.sandbox.uids import FIRST_UID, UIDS_IN_RANGE, UidRange
+from worker.sandbox.uids import MACHINE, REMAPPED, UIDS_IN_RANGE, UidRange, UidSpace, space_of
 
 
 def test_the_id_stays_and_the_token_is_for_one_user_at_one_coordinator(tmp_path: Path) -> None:
@@ -53,10 +53,10 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 def test_two_workers_never_use_the_same_uids(tmp_path: Path) -> None:
     with UidRange.lock(tmp_path) as first, UidRange.lock(tmp_path) as second:
-        assert first.first_uid == FIRST_UID
-        assert second.first_uid == FIRST_UID + UIDS_IN_RANGE
+        assert first.first_uid == MACHINE.first_uid
+        assert second.first_uid == MACHINE.first_uid + UIDS_IN_RANGE
     with UidRange.lock(tmp_path) as third:
-        assert third.first_uid == FIRST_UID
+        assert third.first_uid == MACHINE.first_uid
 
 
 def test_a_uid_is_out_once_and_is_used_again_last(tmp_path: Path) -> None:
@@ -68,3 +68,44 @@ def test_a_uid_is_out_once_and_is_used_again_last(tmp_path: Path) -> None:
         assert rest[-1] == taken[0]
         with pytest.raises(SandboxError):
             uids.take()
+
+
+def test_a_range_that_others_show_is_left_out(tmp_path: Path) -> None:
+    space = UidSpace(200_000, 3)
+    with UidRange.lock(tmp_path, space=space, taken={200_000}) as uids:
+        assert uids.first_uid == 201_000
+        assert 201_999 in uids
+        assert 202_000 not in uids
+        with (
+            UidRange.lock(tmp_path, space=space, taken={200_000}, by_chance=True),
+            pytest.raises(SandboxError, match="All 3 ranges"),
+        ):
+            UidRange.lock(tmp_path, space=space, taken={200_000})
+
+
+def test_a_uid_of_another_range_does_not_come_back(tmp_path: Path) -> None:
+    with UidRange.lock(tmp_path) as uids:
+        uids.give_back(5)
+        assert 5 not in {uids.take() for _ in range(UIDS_IN_RANGE)}
+
+
+@pytest.mark.parametrize("option", ["name=rootless", "name=userns"])
+def test_an_engine_that_maps_ids_gets_ids_that_it_can_map(option: str) -> None:
+    recorded = {"SecurityOptions": ["name=seccomp,profile=default", option]}
+    assert space_of(recorded) == REMAPPED
+    assert REMAPPED.first_uid + REMAPPED.ranges * UIDS_IN_RANGE <= 65536
+    assert space_of({"SecurityOptions": ["name=seccomp,profile=default"]}) == MACHINE
+
+
+def test_a_link_or_a_closed_folder_in_the_place_of_the_locks_is_not_followed(
+    tmp_path: Path,
+) -> None:
+    target = tmp_path / "target"
+    target.mkdir(mode=0o750)
+    (tmp_path / "uids").symlink_to(target)
+    with UidRange.lock(tmp_path / "uids") as uids:
+        assert uids.first_uid == MACHINE.first_uid
+    assert list(target.iterdir()) == []
+    assert stat.S_IMODE(target.stat().st_mode) == 0o750
+    own = next(path for path in tmp_path.iterdir() if path.name.startswith("uids-"))
+    assert stat.S_IMODE(own.stat().st_mode) == 0o700

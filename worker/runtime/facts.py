@@ -64,7 +64,7 @@ def facts(work: str = "/work", inputs: str = "/in", *, fills: bool = True) -> di
         "inputs_write": _errno(lambda: _touch(os.path.join(inputs, "new"))),
     }
     for name, folder in (("work", work), ("tmp", "/tmp"), ("shm", "/dev/shm")):
-        found[name] = _folder(folder, fills=fills and name != "shm")
+        found[name] = _folder(folder, fills=fills)
     return found
 
 

@@ -42,12 +42,12 @@ from ..runtime import syscalls
 from ..runtime.frames import Frame, Freeze, FromSupervisor, Ready, Thaw, encode_frame
 from .base import Death, GpuUnavailable, Promise, SandboxClosed
 from .frames import AttachDemultiplexer
-from .limits import INPUTS_DIR, POOL_LABEL, WORKER_LABEL, container_options, promises
+from .limits import INPUTS_DIR, POOL_LABEL, UIDS_LABEL, WORKER_LABEL, container_options, promises
 from .pipe import FrameQueue
 from .self_test import REQUEST as SELF_TEST_REQUEST
 from .self_test import Remembered, key_of, refuse, self_test
 from .slots import Slots, fill
-from .uids import UidRange
+from .uids import UidRange, space_of
 
 _log = logging.getLogger(__name__)
 
@@ -269,6 +269,8 @@ class DockerEngine:
         self._address = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
         self._late_sweep: asyncio.Task[None] | None = None
         self._live: dict[str, _Lent] = {}
+        self._claiming = asyncio.Lock()
+        self._sure: set[str] = set()  # live, and their range is this worker's alone
         self.info: Mapping[str, Any] = {}
 
     # ---- before the first job
@@ -293,9 +295,9 @@ class DockerEngine:
         _check_address(self._address)
         refuse(await self.check_promises())
         _check_runtime(self.info, self._runtime)
-        self._uids = UidRange.lock()
         self._image = await self._build_image()
         await self.sweep()
+        self._uids = await self._free_range()
         self._slots.sweep()
         self._late_sweep = asyncio.create_task(self._sweep_later())
         if self._remembered is not None:
@@ -393,24 +395,7 @@ class DockerEngine:
         if self._uids is None or self._image is None:
             raise SandboxError("The engine is not prepared.")
         image = image or self._image.announced()
-        lent = await self._lend(self._uids.take())
-        try:
-            options = container_options(
-                request,
-                image=image.digest,
-                uid=lent.uid,
-                worker_id=self._worker_id,
-                pool_id=self._pool_id,
-                inputs=str(lent.slot),
-                gpus=gpus,
-                runtime=self._runtime,
-            )
-            created = await self._call(lambda api: api.create_container_from_config(options))
-        except SandboxError:
-            await self._take_back(lent)
-            raise
-        container = str(created["Id"])
-        self._live[container] = lent
+        container, lent = await self._create(request, image, gpus)
         stream: _AttachProtocol | None = None
         try:
             stream = await self._attach(container)
@@ -430,6 +415,81 @@ class DockerEngine:
             stream=stream,
             ready=ready,
         )
+
+    async def _create(
+        self, request: ResourceRequest, image: Image, gpus: Sequence[str]
+    ) -> tuple[str, _Lent]:
+        """Create a container whose uid no other live container of this engine has.
+
+        While one container of this worker is alive, its label keeps others off the range. With
+        none alive, another worker may have taken the range; so whoever has just made its first
+        looks whether somebody else is there. Of two who come at once at least one sees the
+        other; who does leaves, for a range by chance.
+        """
+        while True:
+            container, lent = await self._create_one(request, image, gpus)
+            try:
+                if await self._is_sure_of(container, lent.uid):
+                    return container, lent
+            except BaseException:
+                await asyncio.shield(self.remove(container))
+                raise
+            await asyncio.shield(self.remove(container))
+
+    async def _is_sure_of(self, container: str, uid: int) -> bool:
+        async with self._claiming:
+            if self._uids is None:
+                raise SandboxError("The engine is closed.")
+            if uid not in self._uids:
+                return False  # of a range that was left meanwhile
+            if not self._sure and await self._is_contested(self._uids.first_uid):
+                old, self._uids = self._uids, await self._free_range(by_chance=True)
+                old.close()
+                _log.info("moved to other user ids", extra={"action": "uids"})
+                return False
+            self._sure.add(container)
+            return True
+
+    async def _create_one(
+        self, request: ResourceRequest, image: Image, gpus: Sequence[str]
+    ) -> tuple[str, _Lent]:
+        if self._uids is None:
+            raise SandboxError("The engine is closed.")
+        first_uid = self._uids.first_uid
+        lent = await self._lend(self._uids.take())
+        try:
+            options = container_options(
+                request,
+                image=image.digest,
+                uid=lent.uid,
+                worker_id=self._worker_id,
+                pool_id=self._pool_id,
+                inputs=str(lent.slot),
+                gpus=gpus,
+                runtime=self._runtime,
+            )
+            options["Labels"] = {**options.get("Labels", {}), UIDS_LABEL: str(first_uid)}
+            created = await self._call(lambda api: api.create_container_from_config(options))
+        except SandboxError:
+            await self._take_back(lent)
+            raise
+        container = str(created["Id"])
+        self._live[container] = lent
+        return container, lent
+
+    async def _free_range(self, *, by_chance: bool = False) -> UidRange:
+        found = await self._call(
+            lambda api: api.containers(all=True, filters={"label": UIDS_LABEL})
+        )
+        labels = [str((entry.get("Labels") or {}).get(UIDS_LABEL)) for entry in found]
+        taken = {int(label) for label in labels if label.isdecimal()}
+        return UidRange.lock(space=space_of(self.info), taken=taken, by_chance=by_chance)
+
+    async def _is_contested(self, first_uid: int) -> bool:
+        label = {"label": f"{UIDS_LABEL}={first_uid}"}
+        found = await self._call(lambda api: api.containers(all=True, filters=label))
+        pools = {(entry.get("Labels") or {}).get(POOL_LABEL) for entry in found}
+        return bool(pools - {self._pool_id})
 
     async def environment(
         self, requirements: Sequence[str], *, base: Image, say: Callable[[str], None]
@@ -545,6 +605,7 @@ class DockerEngine:
 
     async def remove(self, container: str) -> None:
         """Kill and remove a container whose attach stream is closed, and what it was lent."""
+        self._sure.discard(container)
         if await self._remove(container):
             lent = self._live.pop(container, None)
             if lent is not None:

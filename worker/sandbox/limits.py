@@ -18,6 +18,7 @@ from .base import Promise
 
 WORKER_LABEL: Final = "gridx.worker"  # the worker's id: the sweep at start finds its leftovers
 POOL_LABEL: Final = "gridx.pool"  # one daemon run of that worker
+UIDS_LABEL: Final = "gridx.uids"  # the first user id of the range that this run has for itself
 
 PIDS: Final = 128
 PIDS_WITH_GPU: Final = 512  # CUDA starts threads for itself

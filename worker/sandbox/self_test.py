@@ -25,6 +25,7 @@ from typing import Any, Final
 
 import msgspec
 
+from gridx.disk import shared_bytes, tmp_bytes, work_bytes
 from gridx.errors import SandboxError
 from gridx.events import decode_events, join_text
 from gridx.resources import MIB, Check, Image, ResourceRequest, format_bytes
@@ -40,8 +41,6 @@ from .limits import (
     OOM_SCORE,
     OPEN_FILES,
     PIDS,
-    disk_bytes,
-    small_tmpfs_bytes,
 )
 
 REQUEST: Final = ResourceRequest(cores=1.0, memory_bytes=256 * MIB)
@@ -331,9 +330,9 @@ def _read_only(found: Mapping[str, Any], *, is_gvisor: bool) -> Check:
 
 def _folders(found: Mapping[str, Any], request: ResourceRequest) -> list[Check]:
     work, temporary, shared = found["work"], found["tmp"], found["shm"]
-    small = small_tmpfs_bytes(request.memory_bytes)
-    disk = disk_bytes(request.memory_bytes)
-    many = [work.get("many"), temporary.get("many")]
+    small = tmp_bytes(request.memory_bytes)
+    disk = work_bytes(request.memory_bytes, request.disk_bytes)
+    many = [each.get("many") for each in (work, temporary, shared)]
     return [
         _ends("disk limit", work, disk),
         _ends("temporary folder", temporary, small),
@@ -344,7 +343,7 @@ def _folders(found: Mapping[str, Any], request: ResourceRequest) -> list[Check]:
         ),
         Check(
             name="shared memory",
-            kept=shared.get("bytes") == small,
+            kept=shared.get("bytes") == shared_bytes(request.memory_bytes),
             detail=format_bytes(shared.get("bytes", 0)),
         ),
     ]
