@@ -11,10 +11,12 @@ from gridx.resources import MIB
 
 from ..runtime.frames import FromSupervisor
 from .base import SandboxClosed
-from .frames import FrameParser
+from .frames import FrameAllowance, FrameParser
 
 HIGH_BYTES = 2 * MIB  # unreceived frames above this stop the reading
 LOW_BYTES = 512 * 1024
+HIGH_FRAMES = 4096  # likewise: an empty frame is an object all the same
+LOW_FRAMES = 1024
 
 
 class Pausable(Protocol):
@@ -32,6 +34,7 @@ class FrameQueue:
     def __init__(self) -> None:
         self._frames: deque[tuple[FromSupervisor, int]] = deque()
         self._parser = FrameParser()
+        self._allowance = FrameAllowance()
         self._queued_bytes = 0
         self._transport: Pausable | None = None
         self._is_paused = False
@@ -49,6 +52,7 @@ class FrameQueue:
             return
         try:
             frames = self._parser.feed(data)
+            self._allowance.take(len(frames), asyncio.get_running_loop().time())
         except SandboxError as error:
             self.end(error)
             return
@@ -57,7 +61,8 @@ class FrameQueue:
             self._queued_bytes += size
         if frames:
             self._notify()
-        if self._queued_bytes > HIGH_BYTES and not self._is_paused and self._transport is not None:
+        is_full = self._queued_bytes > HIGH_BYTES or len(self._frames) > HIGH_FRAMES
+        if is_full and not self._is_paused and self._transport is not None:
             self._is_paused = True
             self._transport.pause_reading()
 
@@ -77,7 +82,8 @@ class FrameQueue:
             await self._wake
         frame, size = self._frames.popleft()
         self._queued_bytes -= size
-        if self._is_paused and self._queued_bytes < LOW_BYTES and self._transport is not None:
+        has_room = self._queued_bytes < LOW_BYTES and len(self._frames) < LOW_FRAMES
+        if self._is_paused and has_room and self._transport is not None:
             self._is_paused = False
             if self._ended is None:
                 self._transport.resume_reading()
