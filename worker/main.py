@@ -34,9 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = arguments[0] if arguments and not arguments[0].startswith("-") else "run"
     try:
         if command == "image":
-            from . import images
+            from .images import command as image_command
 
-            return images.main(arguments[1:])
+            return image_command.main(arguments[1:])
         if command == "check":
             return _check(arguments[1:])
         if command == "run":

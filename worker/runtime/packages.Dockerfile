@@ -1,5 +1,5 @@
 # The base and the Python packages: built once for each list of packages, without a network.
-# worker/images.py fills the context: site/ holds the unpacked wheels, manifest.json what they are.
+# worker/images fills the context: site/ holds the unpacked wheels, manifest.json what they are.
 ARG BASE
 FROM ${BASE}
 
