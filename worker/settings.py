@@ -1,4 +1,8 @@
-"""What the lender allows: one frozen value, read from arguments and the environment."""
+"""What the lender allows: one frozen value, read from arguments, a file and the environment.
+
+The file is ``worker.toml`` in the data folder, or what ``--config`` names; its keys are the
+options without their dashes. What is said on the command line goes before what it says.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,26 @@ import getpass
 import os
 import socket
 import sys
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NoReturn
 from urllib.parse import urlsplit
 
 import msgspec
 
 from gridx.errors import GridXError, InvalidRequest, SettingsError
 from gridx.ids import parse_user_name
-from gridx.quantities import parse_size
-from gridx.resources import GIB, MIB
+from gridx.quantities import parse_duration, parse_size
+from gridx.resources import GIB, MIB, Accepts, Gpu
+
+from .lending.hours import Hours, parse_hours
+from .lending.policy import (
+    DEFAULT_CPU_CEILING_C,
+    DEFAULT_GPU_CEILING_C,
+    DEFAULT_IDLE_FOR_S,
+    OnPause,
+)
 
 DEFAULT_COORDINATOR: Final = "ws://localhost:8080/ws/worker"
 SANDBOXES: Final = ("docker", "process")
@@ -46,6 +59,43 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     python: str | None = None  # minor version of the sandbox's Python; this process's when None
     cache_bytes: int | None = None  # of jobs' inputs kept on disk; 4 GiB or a tenth of what is free
     max_result_bytes: int = 2 * GIB  # of one call
+    disk_bytes: int | None = None  # of inputs and built environments together
+    gpus: tuple[str, ...] | None = None  # to lend, by UUID or index; None: all
+    hours: Hours | None = None  # None: always
+    pause_when_active: bool | None = None  # None: where somebody has a desktop
+    idle_for_s: float = DEFAULT_IDLE_FOR_S
+    pause_on_battery: bool = True
+    max_cpu_temp_c: float | None = DEFAULT_CPU_CEILING_C
+    max_gpu_temp_c: float | None = DEFAULT_GPU_CEILING_C
+    on_pause: OnPause = OnPause.FREEZE
+    freeze_for_s: float = 600.0
+    accepts: Accepts = Accepts.ANYONE
+    users: tuple[str, ...] = ()
+
+    @property
+    def environments_bytes(self) -> int | None:
+        """Return what built environments may take of the disk that is lent; None: no limit."""
+        return None if self.disk_bytes is None else self.disk_bytes // 2
+
+    def lent_gpus(self, gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
+        """Return those of this machine's ``gpus`` that are lent.
+
+        Raises:
+            SettingsError: one is named that is not there.
+        """
+        if self.gpus is None:
+            return tuple(gpus)
+        lent = []
+        for name in self.gpus:
+            found = [gpu for at, gpu in enumerate(gpus) if name in (gpu.uuid, str(at))]
+            if not found:
+                there = ", ".join(f"{at} {gpu.uuid} ({gpu.name})" for at, gpu in enumerate(gpus))
+                raise SettingsError(
+                    f"--gpus: this machine has no GPU {name!r}.",
+                    hint=f"It has {there}." if there else "It has none: leave --gpus out.",
+                )
+            lent += found
+        return tuple(gpu for gpu in gpus if gpu in lent)
 
 
 def default_data_dir(environment: Mapping[str, str] = os.environ) -> Path:
@@ -54,9 +104,18 @@ def default_data_dir(environment: Mapping[str, str] = os.environ) -> Path:
     return Path(home) / "gridx" / "worker"
 
 
-def parser() -> argparse.ArgumentParser:
+class _Refusing(argparse.ArgumentParser):
+    """Says what is wrong with an error instead of with the end of the process."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(message)
+
+
+def parser(
+    kind: type[argparse.ArgumentParser] = argparse.ArgumentParser,
+) -> argparse.ArgumentParser:
     """Return the parser of ``gridx-worker`` without its subcommands."""
-    made = argparse.ArgumentParser(
+    made = kind(
         prog="gridx-worker",
         description="Lend this machine: run jobs of the grid in locked-down containers.",
         epilog="Other commands: `gridx-worker image` builds the sandbox image,"
@@ -96,7 +155,126 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--runtime", help="another OCI runtime of the engine, such as runsc")
     made.add_argument("--python", metavar="MINOR", help="Python of the sandbox, as 3.11")
+    _add_lending(made)
     return made
+
+
+def _add_lending(made: argparse.ArgumentParser) -> None:
+    """Add what makes lending polite; docs/howto/lend.md explains each."""
+    lending = made.add_argument_group("when and to whom this machine is lent")
+    lending.add_argument(
+        "--config", type=Path, metavar="FILE", help="default: worker.toml in the data folder"
+    )
+    lending.add_argument(
+        "--disk",
+        type=_size,
+        metavar="SIZE",
+        help="disk for inputs and for environments that jobs ask for, half each",
+    )
+    lending.add_argument(
+        "--gpus", default="all", help="all, none, or a list of UUIDs or indices, as 0,2"
+    )
+    lending.add_argument(
+        "--hours", type=_hours, metavar="WHEN", help='as "mon-fri 18:00-08:00, sat, sun"'
+    )
+    lending.add_argument(
+        "--pause-when-active",
+        type=_switch,
+        metavar="on|off",
+        help="pause while the owner uses the machine; default: on where there is a desktop",
+    )
+    lending.add_argument(
+        "--idle-for",
+        type=_duration,
+        default=DEFAULT_IDLE_FOR_S,
+        metavar="TIME",
+        help="the owner is away after this long without a touch; default: 5m",
+    )
+    lending.add_argument(
+        "--pause-on-battery", type=_switch, default=True, metavar="on|off", help="default: on"
+    )
+    lending.add_argument(
+        "--max-cpu-temp",
+        type=_ceiling,
+        default=DEFAULT_CPU_CEILING_C,
+        metavar="CELSIUS",
+        help="pause above it, or off; default: 90",
+    )
+    lending.add_argument(
+        "--max-gpu-temp",
+        type=_ceiling,
+        default=DEFAULT_GPU_CEILING_C,
+        metavar="CELSIUS",
+        help="pause above it, or off; default: 85",
+    )
+    lending.add_argument(
+        "--on-pause",
+        type=OnPause,
+        choices=list(OnPause),
+        default=OnPause.FREEZE,
+        metavar="finish|freeze|hand-back",
+        help="what becomes of running jobs when a pause begins; default: freeze",
+    )
+    lending.add_argument(
+        "--freeze-for",
+        type=_duration,
+        default=600.0,
+        metavar="TIME",
+        help="a job that stood still for so long is handed back; default: 10m",
+    )
+    lending.add_argument(
+        "--accept",
+        type=_accept,
+        default=(Accepts.ANYONE, ()),
+        metavar="WHOM",
+        help="anyone, mine, or users:alice,bob",
+    )
+
+
+def _hours(text: str) -> Hours | str:
+    try:
+        return parse_hours(text) or "always"
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(f"{error.message} {error.hint}") from None
+
+
+def _switch(text: str) -> bool:
+    if text.lower() not in ("on", "off"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither on nor off")
+    return text.lower() == "on"
+
+
+def _duration(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except InvalidRequest as error:
+        raise argparse.ArgumentTypeError(f"{error.message} {error.hint}") from None
+
+
+def _ceiling(text: str) -> float | None:
+    if text.lower() == "off":
+        return None
+    try:
+        ceiling_c = float(text)
+    except ValueError:
+        ceiling_c = 0.0
+    if not 30 <= ceiling_c <= 120:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no temperature from 30 to 120 (degrees Celsius), and not off"
+        )
+    return ceiling_c
+
+
+def _accept(text: str) -> tuple[Accepts, tuple[str, ...]]:
+    word, _, names = text.partition(":")
+    if word in ("anyone", "mine") and not names:
+        return Accepts(word), ()
+    if word != "users" or not names:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of anyone, mine or users:NAME,NAME")
+    try:
+        return Accepts.USERS, tuple(parse_user_name(name.strip()) for name in names.split(","))
+    except GridXError as error:
+        raise argparse.ArgumentTypeError(f"{error.message} {error.hint}") from None
 
 
 def _size(text: str) -> int:
@@ -114,7 +292,7 @@ def from_arguments(
     Raises:
         SettingsError: a value is wrong; the sentence names its option.
     """
-    given = parser().parse_args(arguments)
+    given = parser().parse_args([*_from_file(arguments, environment), *arguments])
     if not given.user:
         raise SettingsError(
             "Whose worker is it?", hint="Add --user NAME; its account earns the credits."
@@ -144,6 +322,7 @@ def from_arguments(
         ("--warm", given.warm, 1),
         ("--drain-s", given.drain_s, 0),
         ("--max-result", given.max_result, MIB),
+        ("--disk", given.disk, 256 * MIB),
     ):
         if value is not None and value < least:
             raise SettingsError(f"{option}: {value} is less than {least}.")
@@ -161,9 +340,108 @@ def from_arguments(
         drain_s=given.drain_s,
         runtime=given.runtime,
         python=given.python,
-        cache_bytes=given.cache,
+        cache_bytes=given.cache if given.cache or not given.disk else given.disk // 2,
         max_result_bytes=given.max_result,
+        disk_bytes=given.disk,
+        gpus=_gpus(given.gpus),
+        hours=None if given.hours == "always" else given.hours,
+        pause_when_active=given.pause_when_active,
+        idle_for_s=given.idle_for,
+        pause_on_battery=given.pause_on_battery,
+        max_cpu_temp_c=given.max_cpu_temp,
+        max_gpu_temp_c=given.max_gpu_temp,
+        on_pause=given.on_pause,
+        freeze_for_s=given.freeze_for,
+        accepts=given.accept[0],
+        users=given.accept[1],
     )
+
+
+def _gpus(text: str) -> tuple[str, ...] | None:
+    """Return what ``--gpus`` names; None for all."""
+    if text.strip().lower() == "all":
+        return None
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    return () if [name.lower() for name in names] == ["none"] else names
+
+
+# ---------------------------------------------------------------- the file
+
+NOT_IN_A_FILE: Final = {
+    "help": "it is no setting",
+    "config": "it names the file itself",
+    "data-dir": "the file is looked for there",
+    "password": "set GRIDX_PASSWORD once; the worker then keeps a token",
+}
+
+
+def _from_file(arguments: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+    """Return the options that the lender's file gives.
+
+    Raises:
+        SettingsError: it cannot be read, or has a key or a value that is none.
+    """
+    where = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    where.add_argument("--config", type=Path)
+    where.add_argument("--data-dir", type=Path)
+    known, _ = where.parse_known_args(arguments)
+    path: Path = known.config or (known.data_dir or default_data_dir(environment)) / "worker.toml"
+    try:
+        found = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        if known.config is None:
+            return []
+        raise SettingsError(f"--config: there is no file {path}.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}.") from None
+    return options_of(found, path)
+
+
+def options_of(found: Mapping[str, Any], path: Path) -> list[str]:
+    """Return the options that a file's keys mean.
+
+    Args:
+        found: its content.
+        path: where it is from, for the sentence of an error.
+
+    Raises:
+        SettingsError: a key is unknown, or its value is wrong.
+    """
+    made = parser(_Refusing)
+    known = {
+        word.removeprefix("--"): action
+        for action in made._actions
+        for word in action.option_strings
+        if word.startswith("--")
+    }
+    options: list[str] = []
+    for key, value in found.items():
+        name = key.replace("_", "-")
+        if name not in known:
+            raise SettingsError(
+                f"{path}: there is no setting {key!r}.",
+                hint="There are " + ", ".join(sorted(set(known) - set(NOT_IN_A_FILE))) + ".",
+            )
+        if name in NOT_IN_A_FILE:
+            raise SettingsError(f"{path}: {key} cannot be set there: {NOT_IN_A_FILE[name]}.")
+        words = [f"--{name}={word}" for word in _words(value, known[name], f"{path}: {key}")]
+        try:
+            made.parse_args(words)
+        except SettingsError as error:
+            raise SettingsError(f"{path}: {error.message}") from None
+        options += words
+    return options
+
+
+def _words(value: Any, action: argparse.Action, where: str) -> list[str]:
+    if isinstance(value, list) and all(isinstance(one, str | int) for one in value):
+        words = [str(one) for one in value]
+        return words if isinstance(action, argparse._AppendAction) else [",".join(words)]
+    if isinstance(value, bool):
+        return ["on" if value else "off"]
+    if isinstance(value, str | int | float):
+        return [str(value)]
+    raise SettingsError(f"{where} is not a text, a number, true, false or a list of them.")
 
 
 def ask_password(user: str) -> str | None:
