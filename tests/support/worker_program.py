@@ -28,10 +28,16 @@ class WorkerProgram:
 
     @classmethod
     async def start(
-        cls, url: str, data_dir: Path, *options: str, user: str = "lender", **env: str
+        cls,
+        url: str,
+        data_dir: Path,
+        *options: str,
+        user: str = "lender",
+        module: str = "worker.main",
+        **env: str,
     ) -> WorkerProgram:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "worker.main", "--coordinator", url, "--user", user),
+            *(sys.executable, "-m", module, "--coordinator", url, "--user", user),
             *("--data-dir", str(data_dir), *options),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
