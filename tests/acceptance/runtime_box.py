@@ -239,10 +239,14 @@ def container_box(
     uid: int = 231_000,
     argv: Sequence[str] = (),
     wait: bool = True,
+    image: str | None = None,
 ) -> Iterator[ContainerBox]:
-    """Start one hardened container and remove it afterwards. Ready when yielded."""
+    """Start one hardened container and remove it afterwards. Ready when yielded.
+
+    ``image`` is a tag; the default image when None.
+    """
     api = engine_client()
-    image = ensure_image(api)
+    image = image or ensure_image(api).tag
 
     def limit(name: str, value: int) -> Any:
         return Ulimit(name=name, soft=value, hard=value)
@@ -277,7 +281,7 @@ def container_box(
         },
     )
     container = api.create_container(
-        image.tag,
+        image,
         ["python3", "-I", "-S", SUPERVISOR, *argv],
         user=f"{uid}:{uid}",
         stdin_open=True,

@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from .shell import CellShell
 
 SITE_DIR: Final = "/opt/gridx/site"  # the image's packages; absent outside of it
+# What a job's --pip installed, and what the lender added: the job's process alone has them.
+ADDED_DIRS: Final = ("/opt/gridx/env", "/opt/gridx/family")
 FONTS_DIR: Final = "/opt/gridx/mpl"  # what matplotlib has found in the image
 MATPLOTLIB_DIR: Final = "/tmp/mpl"
 PIPE_BYTES: Final = 1 << 20
@@ -68,6 +70,7 @@ _RESERVED_FDS: Final = 40
 _INTERRUPT_AGAIN_S: Final = 0.005
 # An interrupt in the middle of these would cut a record in two.
 _NOT_INTERRUPTED: Final = frozenset({streams.__file__, records.__file__})
+_KEPT: Final = frozenset({"gridx", "gridx_runtime", "msgspec", "IPython", "traitlets"})
 _exit_now: Final = os._exit
 # What the interpreter puts into __main__; multiprocessing asks for most of it.
 _MAIN_NAMES: Final[dict[str, Any]] = {
@@ -184,6 +187,7 @@ class _Child:
 
         if importlib.util.find_spec("IPython") is not None:  # an image for scripts alone has none
             self._warm_shell()
+        _prefer_added_packages()
         # The thread that reads the pipes is ours; the job need not hear about it when it forks.
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
         warnings.filterwarnings("ignore", "To exit: use 'exit'", UserWarning)
@@ -543,6 +547,23 @@ def _no_input(prompt: object = "", /) -> str:
 
 def _no_password(prompt: object = "", stream: object = None) -> str:
     raise EOFError("getpass() cannot ask anybody here; pass the value as a variable.")
+
+
+def _prefer_added_packages() -> None:
+    """Let the job find added packages first: after the runtime has imported its own."""
+    added = [folder for folder in ADDED_DIRS if os.path.isdir(folder)]
+    if not added:
+        return
+    at = sys.path.index(SITE_DIR) if SITE_DIR in sys.path else len(sys.path)
+    sys.path[at:at] = added
+    os.environ["PYTHONPATH"] = os.pathsep.join([*added, SITE_DIR])
+    names = {name.partition(".")[0] for folder in added for name in os.listdir(folder)}
+    # Another version of what the warm shell has imported is the job's all the same. The shell
+    # itself goes on with the one that it has; what PID 1 shares with it is not exchanged.
+    names -= _KEPT | sys.stdlib_module_names
+    for name in [name for name in sys.modules if name.partition(".")[0] in names]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
 
 
 def _prepare_matplotlib() -> None:

@@ -1,0 +1,17 @@
+"""`gridx-worker image`."""
+
+from __future__ import annotations
+
+import pytest
+
+from worker.images.command import main
+
+
+def test_without_an_engine_the_command_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    assert main(["--python", "3.11"]) == 1
+    said = capsys.readouterr().err
+    assert "No Docker engine answers." in said
+    assert "docs/howto/install-docker.md" in said
