@@ -11,7 +11,6 @@ import logging
 import sys
 from collections.abc import Sequence
 from importlib import metadata
-from pathlib import Path
 
 from gridx.errors import GridXError, SandboxError, SettingsError
 from gridx.extras import explain_missing
@@ -38,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             return image_command.main(arguments[1:])
         if command == "check":
-            return _check(arguments[1:])
+            from . import check
+
+            return check.main(arguments[1:])
         if command == "run":
             return _run(arguments[1:] if arguments[:1] == ["run"] else arguments)
     except ModuleNotFoundError as error:
@@ -87,6 +88,7 @@ async def _serve(settings: WorkerSettings) -> None:
                 python_minor=settings.python,
                 runtime=settings.runtime,
                 slots=home.slots,
+                self_test=home.folder / "self-test.json",
             )
         try:
             await serve(settings, home, engine, version=_version(), say=_say)
@@ -126,61 +128,6 @@ def _version() -> str:
         return metadata.version("gridx-jupyter")
     except metadata.PackageNotFoundError:
         return "0+source"
-
-
-# ---------------------------------------------------------------- is this machine fit?
-
-
-def _check(arguments: Sequence[str]) -> int:
-    """Print what this machine can promise, one line a point; exit 0 when it is fit."""
-    import argparse
-    import tempfile
-
-    options = argparse.ArgumentParser(
-        prog="gridx-worker check",
-        description="Say whether this machine can run other people's jobs in Docker.",
-    )
-    options.add_argument("--python", metavar="MINOR", help="Python of the sandbox, as 3.11")
-    options.add_argument("--runtime", help="another OCI runtime of the engine, such as runsc")
-    given = options.parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="gridx-check-") as folder:
-        is_fit = asyncio.run(_check_docker(Path(folder), given.python, given.runtime))
-    print("This machine is fit." if is_fit else "This machine is not fit yet.")
-    return 0 if is_fit else 1
-
-
-async def _check_docker(folder: Path, python: str | None, runtime: str | None) -> bool:
-    from .home import Home
-    from .sandbox.base import DEFAULT_REQUEST
-    from .sandbox.docker import DockerEngine
-
-    home = Home(folder)
-    engine = DockerEngine(worker_id=home.identity.worker_id, python_minor=python, runtime=runtime)
-    try:
-        kept = await engine.check_promises()
-        _row("engine", True, f"answers, version {engine.info.get('ServerVersion', '?')}")
-        for promise in kept:
-            _row(promise.name, promise.kept, promise.detail)
-        image = await engine.find_image()
-        _row("image", image is not None, image.tag if image else "run `gridx-worker image`")
-        if image is None or not all(promise.kept for promise in kept):
-            return False
-        await engine.prepare()
-        sandbox = await engine.start(DEFAULT_REQUEST)
-        await sandbox.kill()
-        filtered = sandbox.ready.filtered
-        _row("hardened container", filtered, f"ready, Python {sandbox.ready.python}, filtered")
-        return filtered
-    except GridXError as error:
-        _row("problem", False, f"{error.message} {error.hint}")
-        return False
-    finally:
-        await engine.close()
-        home.close()
-
-
-def _row(name: str, is_good: bool, detail: str) -> None:
-    print(f"  {'ok' if is_good else 'NO':<4}{name:<22}{detail}", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -204,19 +202,6 @@ async def test_heartbeats_say_how_many_sandboxes_are_warm(
     await coordinator.wait(
         lambda: [b for b in coordinator.of(Heartbeat) if b.load.warm_sandboxes == 1]
     )
-
-
-async def test_check_says_what_this_machine_can_promise(docker_api: Any) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "worker.main", "check"),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    said = (await process.communicate())[0].decode()
-    assert process.returncode == 0, said
-    for name in ("engine", "memory limit", "process limit", "CPU quota", "hardened container"):
-        assert re.search(rf"^  ok  {name} ", said, re.MULTILINE), said
-    assert said.endswith("This machine is fit.\n")
 
 
 async def test_a_session_lives_in_one_container_that_goes_with_it(

@@ -32,19 +32,20 @@ _LIMITS: Final = {
 _NUMBERS: Final = {"x86_64": (272, 425), "aarch64": (97, 425)}  # unshare, io_uring_setup
 
 
-def facts(work: str = "/work", inputs: str = "/in", *, fills: bool = True) -> dict[str, Any]:
+def facts(work: str = "/work", inputs: str = "/in", *, most_bytes: int = 0) -> dict[str, Any]:
     """Return what this process is, may and sees.
 
     Args:
         work: the folder that it may write to.
         inputs: the folder of its inputs.
-        fills: try how much can be written, instead of asking only.
+        most_bytes: a folder that says that it is no larger is filled, to see whether that is so.
     """
     found: dict[str, Any] = {
         "uid": os.getuid(),
         "gid": os.getgid(),
         "groups": sorted(set(os.getgroups()) - {os.getgid()}),
-        "status": status(),
+        "status": status(text_of("/proc/self/status") or ""),
+        "first": status(text_of("/proc/1/status") or ""),  # before it gave up anything itself
         "rlimits": {name: resource.getrlimit(number)[0] for name, number in _LIMITS.items()},
         "oom_score_adj": _number(text_of("/proc/self/oom_score_adj")),
         "hostname": socket.gethostname(),
@@ -61,10 +62,11 @@ def facts(work: str = "/work", inputs: str = "/in", *, fills: bool = True) -> di
             if os.path.isdir(path) and os.access(path, os.W_OK)
         ],
         "inputs": _tried(lambda: sorted(os.listdir(inputs))),
+        "inputs_are_read_only": _tried(lambda: bool(os.statvfs(inputs).f_flag & os.ST_RDONLY)),
         "inputs_write": _errno(lambda: _touch(os.path.join(inputs, "new"))),
     }
     for name, folder in (("work", work), ("tmp", "/tmp"), ("shm", "/dev/shm")):
-        found[name] = _folder(folder, fills=fills)
+        found[name] = _folder(folder, most_bytes=most_bytes)
     return found
 
 
@@ -77,9 +79,9 @@ def text_of(path: str) -> str | None:
         return None
 
 
-def status() -> dict[str, str]:
-    """Return the lines of /proc/self/status that tell what this process may do."""
-    lines = (line.partition(":") for line in (text_of("/proc/self/status") or "").splitlines())
+def status(text: str) -> dict[str, str]:
+    """Return the lines of a ``/proc/PID/status`` that tell what the process may do."""
+    lines = (line.partition(":") for line in text.splitlines())
     return {name: value.strip() for name, _, value in lines if name in _NAMED}
 
 
@@ -148,7 +150,7 @@ def denied() -> dict[str, int]:
     }
 
 
-def _folder(path: str, *, fills: bool) -> dict[str, Any]:
+def _folder(path: str, *, most_bytes: int) -> dict[str, Any]:
     try:
         stat = os.statvfs(path)
         found: dict[str, Any] = {
@@ -159,9 +161,10 @@ def _folder(path: str, *, fills: bool) -> dict[str, Any]:
             "nodev": bool(stat.f_flag & os.ST_NODEV),
             "write": _errno(lambda: _touch(os.path.join(path, "gridx-probe"))),
         }
-        if fills and not found["write"]:
-            found["filled"] = _fill(path)
+        if not found["write"] and most_bytes:
             found["many"] = _many(path)
+            if found["bytes"] <= most_bytes:
+                found["filled"] = _fill(path)
         return found
     except OSError as error:
         return {"write": error.errno}
@@ -170,10 +173,9 @@ def _folder(path: str, *, fills: bool) -> dict[str, Any]:
 def _fill(folder: str) -> list[int]:
     """Write until it fails; return how many bytes went in and the error, 0 for none."""
     path, size = os.path.join(folder, "gridx-fill"), 0
-    most = 2 * os.statvfs(folder).f_frsize * os.statvfs(folder).f_blocks
     fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     try:
-        while size <= min(most, 1 << 30):
+        while size < 1 << 30:
             size += os.write(fd, _PIECE)
     except OSError as error:
         return [size, error.errno or 0]

@@ -306,7 +306,9 @@ class DockerEngine:
     async def _vouch(self, remembered: Remembered) -> None:
         """Know that every promise is kept: tried now, or not long ago with the same parts."""
         assert self._image is not None
-        options = container_options(SELF_TEST_REQUEST, image="", uid=0, worker_id="", pool_id="")
+        options = container_options(
+            SELF_TEST_REQUEST, image="", uid=0, worker_id="", pool_id="", inputs="/"
+        )
         key = key_of(
             self.info,
             image=self._image.announced().digest,
