@@ -14,7 +14,7 @@ _UNPRINTABLE: Final = re.compile(
     r"[^\n\t\x20-\x7e\u00a0-\u1fff\u2010-\u2027\u2030-\u205e\u3000-\ud7ff]"
 )
 _TELLING: Final = re.compile(
-    r"^.*(Looking in (indexes|links)|notice\]|pip config|Using (proxy|cert)).*$\n?",
+    r"^.*(Looking in (indexes|links)|Location .* is ignored|notice\]|pip config|Using (proxy|cert)).*$\n?",
     re.MULTILINE | re.IGNORECASE,
 )
 _ADDRESS: Final = re.compile(r"\b[a-z][a-z0-9+.-]*:/{1,3}\S+", re.IGNORECASE)

@@ -60,8 +60,8 @@ class Interpreter(msgspec.Struct, frozen=True, kw_only=True):
 
     version: str
     machine: str
-    executable: Path
-    library: Path
+    executable: str
+    library: str
     prefix: str
     modules: tuple[str, ...]
     is_usual: bool  # CPython for Linux, neither a debug build nor one without the GIL
@@ -71,7 +71,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     """A program that is one file and the libraries that it links to."""
 
     version: str
-    path: Path
+    path: str
 
 
 def find_interpreter(minor: str) -> Interpreter | None:
@@ -109,7 +109,7 @@ def _ask(path: Path, minor: str) -> Interpreter | None:
     except (OSError, subprocess.SubprocessError, ValueError, msgspec.ValidationError):
         return None
     is_it = said.is_usual and said.version.startswith(minor + ".")
-    return said if is_it and (said.library / "os.py").is_file() else None
+    return said if is_it and Path(said.library, "os.py").is_file() else None
 
 
 def _sortable(version: str) -> list[int]:
@@ -121,14 +121,15 @@ def interpreter_files(interpreter: Interpreter) -> list[ContextFile]:
     name = "python" + ".".join(interpreter.version.split(".")[:2])
     program = f"/usr/local/bin/{name}"
     files = [
-        _copy(f"tree{program}", interpreter.executable, is_executable=True),
+        _copy(f"tree{program}", Path(interpreter.executable), is_executable=True),
         *(
             ContextFile(f"tree{link}", link=program)
             for link in ("/usr/bin/python3", "/usr/local/bin/python3", "/usr/local/bin/python")
         ),
     ]
-    for path in sorted(interpreter.library.rglob("*")):
-        below = path.relative_to(interpreter.library).as_posix()
+    library = Path(interpreter.library)
+    for path in sorted(library.rglob("*")):
+        below = path.relative_to(library).as_posix()
         if path.is_file() and not _LEFT_OUT_OF_LIBRARY.search(below):
             file = _copy(f"tree/usr/local/lib/{name}/{below}", path)
             if path.name.startswith("_sysconfigdata"):
@@ -140,9 +141,10 @@ def interpreter_files(interpreter: Interpreter) -> list[ContextFile]:
 
 
 def _binaries(interpreter: Interpreter) -> Iterator[Path]:
-    yield interpreter.executable
-    for path in interpreter.library.glob("lib-dynload/*.so"):
-        if not _LEFT_OUT_OF_LIBRARY.search(path.relative_to(interpreter.library).as_posix()):
+    yield Path(interpreter.executable)
+    library = Path(interpreter.library)
+    for path in library.glob("lib-dynload/*.so"):
+        if not _LEFT_OUT_OF_LIBRARY.search(path.relative_to(library).as_posix()):
             yield path
 
 
@@ -159,7 +161,7 @@ def find_node() -> Program | None:
             timeout=_PROBE_TIMEOUT_S,
             check=True,
         )
-        version, real = msgspec.json.decode(done.stdout, type=tuple[str, Path])
+        version, real = msgspec.json.decode(done.stdout, type=tuple[str, str])
     except (OSError, subprocess.SubprocessError, msgspec.MsgspecError):
         return None
     return Program(version=version, path=real)
@@ -167,8 +169,8 @@ def find_node() -> Program | None:
 
 def program_files(name: str, program: Program) -> list[ContextFile]:
     """Return ``program`` as /usr/local/bin/NAME below tree/, and its libraries."""
-    file = _copy(f"tree/usr/local/bin/{name}", program.path, is_executable=True)
-    return [file, *_libraries([program.path])]
+    file = _copy(f"tree/usr/local/bin/{name}", Path(program.path), is_executable=True)
+    return [file, *_libraries([Path(program.path)])]
 
 
 def _libraries(binaries: Iterable[Path]) -> list[ContextFile]:

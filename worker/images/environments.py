@@ -44,6 +44,11 @@ BUILD_MEMORY_BYTES: Final = 2 * GIB
 MAX_GROWTH_BYTES: Final = 2 * GIB
 REMEMBERED_S: Final = 24 * 3600.0
 
+_NO_WHEEL: Final = (
+    "Look at the name that the last lines have. A package without a wheel for this Python on Linux"
+    " cannot be installed: building one would run its code."
+)
+
 Say = Callable[[str], None]
 
 
@@ -183,7 +188,10 @@ def _check_allowed(versions: Sequence[str] | Any, allowed: frozenset[str] | None
 def _refused(sentence: str, log: str) -> EnvironmentFailed:
     room = LOG_BYTES - len(sentence) - 1
     tail = cleaned(log, secrets(), limit_bytes=room)
-    return EnvironmentFailed(f"{sentence}\n{tail}" if tail else sentence)
+    return EnvironmentFailed(
+        f"{sentence}\n{tail}" if tail else sentence,
+        hint=_NO_WHEEL if "(from versions: none)" in tail else None,
+    )
 
 
 def _size(api: Any, image: str) -> int:

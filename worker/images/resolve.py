@@ -47,6 +47,7 @@ _OF_THE_NETWORK: Final = (
     *("http_proxy", "https_proxy", "no_proxy", "all_proxy"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"),
 )
+_NAMING_HOSTS: Final = ("URL", "LINKS", "HOST", "PROXY", "_proxy")
 _CONFLICT: Final = re.compile(r"ResolutionImpossible|conflicting dependencies")
 
 
@@ -324,7 +325,8 @@ def parse_settings(listed: str) -> dict[str, str]:
 def hosts_in(variables: Mapping[str, str]) -> set[str]:
     """Return the names of hosts and accounts in these variables: a user must not see them."""
     found = set()
-    for word in " ".join(variables.values()).split():
+    named = [value for name, value in variables.items() if name.endswith(_NAMING_HOSTS)]
+    for word in " ".join(named).split():
         address = urlsplit(word if "://" in word else f"//{word}")
         try:
             found |= {address.hostname, address.username, address.password}

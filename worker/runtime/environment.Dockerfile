@@ -8,6 +8,5 @@ USER 0:0
 ARG FOLDER
 COPY more ${FOLDER}
 COPY manifest.json /opt/gridx/manifest.json
-RUN python3 -I -S -m compileall -q --invalidation-mode unchecked-hash ${FOLDER} > /dev/null || true; \
-    chown -R 0:0 ${FOLDER}
+RUN python3 -I -S -m compileall -q --invalidation-mode unchecked-hash ${FOLDER} > /dev/null || true
 USER 65534:65534
