@@ -48,8 +48,8 @@ def main() -> int:
 
     prepare = docker.DockerEngine.prepare
 
-    async def prepare_and_be_taken_over(engine: docker.DockerEngine) -> None:
-        await prepare(engine)
+    async def prepare_and_be_taken_over(self: docker.DockerEngine) -> None:
+        await prepare(self)
         limits.COMMAND[:] = command(_TAKES_JOBS)
 
     docker.DockerEngine.prepare = prepare_and_be_taken_over  # type: ignore[method-assign]

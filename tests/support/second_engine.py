@@ -15,6 +15,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from worker.images import engine_client, ensure_image
 
 from .scripts import load_script
@@ -31,13 +33,18 @@ class SecondEngine:
     @property
     def host(self) -> str:
         """Its DOCKER_HOST."""
-        return self._private.host
+        return str(self._private.host)
 
     @property
     def pid(self) -> int:
         pid = self._private.pid()
         assert pid is not None, "the second engine does not run"
-        return pid
+        return int(pid)
+
+    @property
+    def rss_bytes(self) -> int:
+        """Memory of the engine's own process."""
+        return int(psutil.Process(self.pid).memory_info().rss)
 
     def client(self) -> Any:
         return engine_client(host=self.host)
