@@ -174,7 +174,7 @@ class JobFailed(JobError):
     """The job's own code raised, or exited with another code than 0."""
 
     code = "job_failed"
-    default_hint = "Read the traceback; `gridx logs JOB` shows the whole output."
+    default_hint = "Read its last lines; `gridx logs JOB` shows the whole output."
 
 
 class RemoteTimeout(JobError):

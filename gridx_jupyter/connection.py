@@ -6,16 +6,16 @@ import getpass
 import time
 from typing import TYPE_CHECKING, Final
 
-from gridx.errors import TransportError
+from gridx.errors import InvalidRequest, TransportError
 from gridx.settings import ConnectionSettings, load, save
 
 if TYPE_CHECKING:
     from gridx.blocking import BlockingClient
     from gridx.protocol import ClientWelcome
-    from gridx.resources import Image
     from gridx.schemas import WorkerView
+    from gridx.ship.offers import Offers, Wish
 
-_IMAGES_S: Final = 30.0
+_SEEN_S: Final = 30.0
 _EVER_S: Final = 1e9
 
 
@@ -24,8 +24,8 @@ class Connection:
 
     def __init__(self) -> None:
         self._client: BlockingClient | None = None
-        self._images: tuple[Image, ...] = ()
-        self._images_at_s = float("-inf")
+        self._seen: tuple[WorkerView, ...] = ()
+        self._seen_at_s = float("-inf")
         self.worker_names: list[str] = []  # as they were seen last, for completion
 
     @property
@@ -55,28 +55,39 @@ class Connection:
         except TransportError as exc:
             raise unreachable(client.settings, exc) from None
 
-    def images(self, max_age_s: float = _IMAGES_S) -> tuple[Image, ...]:
-        """Return the Python images of the workers online, as they were at most so long ago."""
-        now_s = time.monotonic()
-        if now_s - self._images_at_s > max_age_s:
-            self._images = tuple(
-                image
-                for worker in self.workers()
-                if worker.status == "online"
-                for image in worker.capability.images
-                if image.language == "python"
-            )
-            self._images_at_s = now_s
-        return self._images
+    def seen(self, max_age_s: float = _SEEN_S) -> tuple[WorkerView, ...]:
+        """Return the workers as they were at most so long ago."""
+        if time.monotonic() - self._seen_at_s > max_age_s:
+            self.workers()
+        return self._seen
 
-    def python_for(self, own: str) -> str:
-        """Return the Python that a cell has to be made for: ours where a worker online has it.
+    def offers(self, wish: Wish) -> Offers:
+        """Return what the grid has for a job of ours.
 
-        Without any worker online the cell waits, and says so.
+        Raises:
+            InvalidRequest: nothing that it asks for by name.
+            TransportError: nothing answers.
         """
+        from gridx.ship.offers import offers
+
+        try:
+            found = offers(self.seen(), self.settings.user, wish)
+        except InvalidRequest:
+            return offers(self.seen(0.0), self.settings.user, wish)
+        if found.notice:  # nobody is told of what was so half a minute ago
+            return offers(self.seen(0.0), self.settings.user, wish)
+        return found
+
+    def python_for(self, own: str, family: str = "") -> str:
+        """Return the Python that a cell has to be made for: ours where a worker has it.
+
+        Without any worker connected the cell waits, and says so.
+        """
+        from gridx.ship.offers import pythons
+
         # Once seen it is taken for granted: no cell waits for a list of workers.
         for max_age_s in (_EVER_S, 0.0):
-            offered = {image.python for image in self.images(max_age_s)}
+            offered = pythons(self.seen(max_age_s), self.settings.user, family)
             if own in offered:
                 return own
         return max(offered, key=_as_numbers, default=own)
@@ -85,17 +96,24 @@ class Connection:
         """Return the workers that the coordinator knows."""
         workers = self.client.workers()
         self.worker_names = sorted({worker.name for worker in workers})
+        self._seen, self._seen_at_s = workers, time.monotonic()
         return workers
 
-    def image_digests(self, python: str) -> dict[str, str]:
-        """Return the image of each worker online that has ``python``, by the worker's id."""
-        return {
-            worker.worker_id: image.digest
-            for worker in self.workers()
-            if worker.status == "online"
-            for image in worker.capability.images
-            if image.language == "python" and image.python == python
-        }
+    def image_digests(self, wish: Wish) -> dict[str, str]:
+        """Return what each worker connected would start from, by the worker's id."""
+        from gridx.ship.offers import digests
+
+        return digests(self.workers(), wish)
+
+    def known_families(self) -> list[str]:
+        """Return the families of Python images that were seen last, for completion."""
+        from gridx.ship.offers import families
+
+        return families(self._seen)
+
+    def known_gpus(self) -> list[str]:
+        """Return the models of GPUs that were seen last, for completion."""
+        return sorted({gpu.name for worker in self._seen for gpu in worker.capability.gpus})
 
     def login(self, url: str | None, user: str | None, token: str | None) -> ConnectionSettings:
         """Change to another coordinator or user, try it, and remember it in the settings file.
@@ -132,7 +150,7 @@ class Connection:
     def close(self) -> None:
         """Close the connection; jobs go on."""
         client, self._client = self._client, None
-        self._images_at_s = float("-inf")
+        self._seen_at_s = float("-inf")
         if client is not None:
             client.close()
 

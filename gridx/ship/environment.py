@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import msgspec
+
 from ..resources import Image
 from .refusal import MissingModules
 
@@ -46,12 +48,29 @@ class Findings:
     """What may go wrong, one sentence each."""
     packages: tuple[Distribution, ...] = ()
     """The packages of ``missing``, as they are installed here."""
+    builds: bool = False
+    """A worker would install them for the cell."""
+    family: str = ""
+    """Another image that has all of them."""
 
     def error(self) -> MissingModules | None:
         """Return the refusal, or None when an image fits."""
         if not self.missing:
             return None
         wanted = " ".join(f"'{part.name}=={part.version}'" for part in self.packages)
+        ways = []
+        if self.builds:
+            plain = " ".join(f"{part.name}=={part.version}" for part in self.packages)
+            ways.append(f"Have it installed there: --pip {plain}")
+        if self.family:
+            ways.append(f"{'use' if ways else 'Use'} the image that has it: --image {self.family}")
+        if ways:
+            return MissingModules(
+                " ".join(self.missing),
+                hint="; or ".join(ways) + "; or leave the variable out with --without NAME; or run "
+                "the cell without %%gridx.",
+                packages=[f"{part.name}=={part.version}" for part in self.packages],
+            )
         return MissingModules(
             " ".join(self.missing),
             hint=f"Put a pure-Python package beside the notebook, from where it travels: "
@@ -65,21 +84,32 @@ def check(
     captured: Captured,
     images: Iterable[Image],
     *,
+    pip: Iterable[str] = (),
+    builds: bool = False,
+    others: Iterable[Image] = (),
     find_distributions: FindDistributions | None = None,
 ) -> Findings:
     """Compare what ``captured`` needs with what ``images`` hold.
 
     Args:
         captured: the cell.
-        images: those of all workers that are online. Images of another Python version, or without
-            a manifest, say nothing.
+        images: those that could serve it (gridx.ship.offers). Images of another Python version,
+            or without a manifest, say nothing.
+        pip: what is installed for the cell: there, with all that it needs.
+        builds: whether a worker would install more.
+        others: images that could be asked for instead.
         find_distributions: the distributions that bring a top-level module here; none when it
             is not installed.
     """
     find = find_distributions or installed_distributions
     fitting = _fitting(captured, images)
+    asked = _asked_for(pip)
+    notes = [note for name, text in asked.items() if (note := _pip_note(name, text))]
     if not fitting:
-        return Findings()
+        return Findings(notes=tuple(notes))
+    if asked:
+        installed = dict.fromkeys(_with_what_they_need(asked), "")
+        fitting = [_with(image, installed) for image in fitting]
     needed = _roots({*captured.modules, *captured.imports}, captured)
     perhaps = _roots(captured.optional_imports, captured) - needed
     by_root = {root: found for root in needed | perhaps if (found := find(root))}
@@ -87,7 +117,7 @@ def check(
         image.name: {root for root in needed & by_root.keys() if _is_lacking(by_root[root], image)}
         for image in fitting
     }
-    notes = list(_version_notes({root: by_root[root] for root in needed & by_root.keys()}, fitting))
+    notes += _version_notes({root: by_root[root] for root in needed & by_root.keys()}, fitting)
     for root in sorted(perhaps & by_root.keys()):
         without = [image.name for image in fitting if _is_lacking(by_root[root], image)]
         if len(without) == len(fitting):
@@ -106,7 +136,74 @@ def check(
         missing=tuple(_sentence(root, by_root[root], captured, lacks) for root in sorted(least)),
         notes=tuple(notes),
         packages=tuple(by_root[root][0] for root in sorted(least)),
+        builds=builds,
+        family=next(
+            (
+                other.family
+                for other in _fitting(captured, others)
+                if not any(_is_lacking(by_root[root], other) for root in least)
+            ),
+            "",
+        ),
     )
+
+
+def is_there(requirement: str, image: Image) -> bool:
+    """Return whether ``image`` has what one line of ``--pip`` asks for."""
+    from packaging.requirements import Requirement
+
+    parsed = Requirement(requirement)
+    version = image.packages.get(_normalized(parsed.name))
+    return version is not None and parsed.specifier.contains(version, prereleases=True)
+
+
+def _asked_for(pip: Iterable[str]) -> dict[str, str]:
+    """Return each requirement of ``pip`` by the normalised name of its distribution."""
+    pip = tuple(pip)
+    if not pip:
+        return {}
+    from packaging.requirements import Requirement
+
+    return {_normalized(Requirement(text).name): text for text in pip}
+
+
+def _pip_note(name: str, text: str) -> str:
+    from packaging.requirements import Requirement
+
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+    if Requirement(text).specifier.contains(version, prereleases=True):
+        return ""
+    return f"{name} is {version} here and --pip asks for {text}: their results may differ"
+
+
+def _with_what_they_need(names: Iterable[str]) -> set[str]:
+    """Return ``names`` and the distributions that they need, as far as they are installed here."""
+    from packaging.requirements import Requirement
+
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        try:
+            needs = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        for line in needs:
+            need = Requirement(line)
+            if need.marker is None or need.marker.evaluate({"extra": ""}):
+                waiting.append(_normalized(need.name))
+    return found
+
+
+def _with(image: Image, packages: Mapping[str, str]) -> Image:
+    """Return ``image`` with ``packages``, whose versions nobody knows yet, put into it."""
+    return msgspec.structs.replace(image, packages={**image.packages, **packages})
 
 
 def _fitting(captured: Captured, images: Iterable[Image]) -> list[Image]:
@@ -153,7 +250,7 @@ def _version_notes(
         if len(found[root]) != 1:
             continue  # several distributions share that module: which it is, nobody can tell
         name, version = found[root][0]
-        there = {image.packages[name] for image in images if name in image.packages}
+        there = {image.packages[name] for image in images if image.packages.get(name)}
         if there and all(_major(other) != _major(version) for other in there):
             yield (
                 f"{name} is {version} here and {_and(sorted(there))} in the image: their results "

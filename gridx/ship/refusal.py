@@ -61,8 +61,9 @@ class MissingModules(CaptureError):
 
     code = "missing_modules"
     default_hint = (
-        "Put a pure-Python package beside the notebook, from where it travels: "
-        "`pip install --no-deps --target . NAME`; or run the cell without %%gridx."
+        "Have it installed there: --pip NAME; or put a pure-Python package beside the notebook, "
+        "from where it travels: `pip install --no-deps --target . NAME`; or run the cell without "
+        "%%gridx."
     )
 
 

@@ -112,7 +112,7 @@ def key_of(order: Order, image_digest: str) -> str:
     With a key of the user's own it stands for the inputs.
     """
     captured, options, spec = order.captured, order.options, order.spec
-    assert captured is not None and options.cache is not None
+    assert options.cache is not None
     files = [(f.path, f.kind, f.data, [blob.digest for blob in f.blobs]) for f in spec.files]
     digest = hashlib.blake2b(digest_size=16)
     for part in (
@@ -121,11 +121,12 @@ def key_of(order: Order, image_digest: str) -> str:
         spec.python,
         image_digest,
         repr((spec.out, spec.fetch, files)),
+        repr((options.language, options.image, options.pip, options.gpu_model)),
     ):
         digest.update(part.encode("utf-8", "surrogatepass") + b"\0")
     if options.cache:
         digest.update(b"key\0" + options.cache.encode())
-    else:
+    elif captured is not None:
         digest.update(b"inputs\0" + captured.payload)
         digest.update("".join(sorted(blob.ref.digest for blob in captured.blobs)).encode())
     return digest.hexdigest()
@@ -184,7 +185,7 @@ class CachedRun:
 
     def __init__(self, notebook: Notebook, order: Order) -> None:
         self._cache = notebook.cache()
-        self._digests = notebook.connection.image_digests(order.spec.python)
+        self._digests = notebook.connection.image_digests(order.wish)
         self._order = order
 
     def find(self) -> CachedJob | None:

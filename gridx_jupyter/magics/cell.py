@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
 
+from gridx.display import clean_line
 from gridx.errors import GridXError, JobFailed
 
 from .failures import shown_as_name, shown_as_sentence
@@ -55,7 +56,8 @@ class CellMagic(Magics):
             result = simulate(1_000_000)
 
         --session NAME keeps the variables there for later cells, --files and --fetch
-        move files, --cache reuses a result, --local runs the cell here.
+        move files, --cache reuses a result, --local runs the cell here. --pip NAME
+        installs packages for it, --language bash or node runs it as a script.
 
         %gridx help cell lists every option; --dry-run shows what would be sent.
         %gridx on makes every following cell remote.
@@ -97,6 +99,7 @@ def run_cell(
     order = with_files(order)
     screen = Screen(notebook.shell)
     status = status_line(screen, options)
+    _say_why_it_waits(order, screen)
     if options.local:
         from .local import LocalJob
 
@@ -107,6 +110,11 @@ def run_cell(
         return None
     job = _sent(lambda: send(order, notebook, status), status)
     return watch(notebook, order, job, screen, status)
+
+
+def _say_why_it_waits(order: Order, screen: Screen) -> None:
+    if order.notice:
+        screen.write("stderr", f"Grid-X: {clean_line(order.notice, 300)}\n")
 
 
 def _sent(submit: Callable[[], T], status: StatusLine) -> T:
@@ -125,12 +133,16 @@ def _run_in_session(
     assert options.session is not None
     sessions = notebook.sessions
     held, note = sessions.find(options.session)
+    if held is not None:
+        options = held.options_of(options)
     order = prepare(notebook, line, body, options, visible, held)
     order = with_files(check_environment(notebook, order))
     screen = Screen(notebook.shell)
     status = status_line(screen, options)
     if note:
         screen.write("stderr", f"Grid-X: {note}\n")
+    if held is None:
+        _say_why_it_waits(order, screen)
     call = _sent(lambda: sessions.send(order, held, status), status)
     session = sessions.of(call)
     order = session.with_earlier(order, call)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from gridx.schemas import LANGUAGES
+
 from .line import COMMANDS
 from .options import BY_NAME, ON_INTERRUPT, PROGRESS, SETTABLE, SHOW, option_names
 
@@ -76,6 +78,12 @@ def _values(key: str, notebook: Notebook) -> list[str]:
             return list(PROGRESS)
         case "show":
             return list(SHOW)
+        case "language":
+            return list(LANGUAGES)
+        case "image":
+            return notebook.connection.known_families()
+        case "gpu":
+            return notebook.connection.known_gpus()
         case "quiet":
             return ["on", "off"]
     return []

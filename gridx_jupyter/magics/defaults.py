@@ -32,7 +32,7 @@ class _Checked(Configurable):
         if value is None:
             return None
         try:
-            parse_setting(key, str(value))
+            parse_setting(key, _text(value))
         except ValueError as exc:
             raise TraitError(str(exc)) from None
         return value
@@ -181,4 +181,6 @@ _USAGE: Final = "Usage: %gridx set KEY VALUE; %gridx set alone shows every setti
 
 
 def _text(value: object) -> str:
+    if isinstance(value, list | tuple):  # pip = ["polars >= 1.20", "tqdm"]
+        return " ".join("".join(str(word).split()) for word in value)
     return ("on" if value else "off") if isinstance(value, bool) else str(value)

@@ -32,6 +32,14 @@ TOPICS: Final = {
     "them under the same path. --fetch out/*.png brings files home. Your own files are never\n"
     "overwritten: only what the same cell sent or an earlier fetch wrote, unless you have\n"
     "changed it since; else the fetched file stands beside yours.",
+    "packages": "A cell runs in an image with the usual scientific packages; --image NAME takes\n"
+    "another one that `%gridx workers` shows. --pip polars==1.20 tqdm installs packages for the\n"
+    "cell, without network where the cell itself runs: names and versions alone, no addresses.\n"
+    "What was installed before is there at once. What no image has is said before anything is\n"
+    "sent, with the --pip that helps. `%gridx set pip PKG PKG` installs them for every cell.",
+    "languages": "%%gridx --language bash (or node) runs the cell's text as a script of that\n"
+    "language: no variables travel or come home, an exit code other than 0 is an error, and line\n"
+    "numbers count from the line below %%gridx. Its folder is empty and has no network.",
     "cache": "--cache reuses the result of the same code, inputs, prelude and image, kept on\n"
     "this machine for you alone (1 GiB, the oldest go first). --cache=KEY: KEY stands for the\n"
     "inputs. --fresh runs the cell again. `%gridx cache clear` drops all.",

@@ -7,19 +7,22 @@ body of a cell is never touched.
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import difflib
 import keyword
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+import msgspec
 from IPython.core.error import UsageError
 
+from gridx.disk import check_disk
 from gridx.errors import GridXError, NotBuilt
 from gridx.quantities import format_duration, parse_duration, parse_size
 from gridx.resources import GIB, MIB, format_bytes
-from gridx.schemas import MAX_TIMEOUT_S, Limits
+from gridx.schemas import LANGUAGE_ALIASES, LANGUAGES, MAX_TIMEOUT_S, Limits
 
 DEFAULT_TIMEOUT_S: Final = 300.0
 ON_INTERRUPT: Final = ("cancel", "detach", "ask")
@@ -34,6 +37,11 @@ class CellOptions:
     cpus: float = 1.0
     mem_bytes: int = GIB
     gpus: int = 0
+    gpu_model: str = ""
+    disk_bytes: int | None = None  # None: half of the memory
+    language: str = "python"
+    image: str = ""
+    pip: tuple[str, ...] = ()
     timeout_s: float = DEFAULT_TIMEOUT_S
     retries: int | None = None
     profile: str | None = None
@@ -64,7 +72,21 @@ class CellOptions:
             cpus=self.cpus,
             memory_bytes=self.mem_bytes,
             gpus=self.gpus,
+            gpu_model=self.gpu_model or msgspec.UNSET,
+            disk_bytes=self.disk_bytes or msgspec.UNSET,
         )
+
+    @property
+    def is_script(self) -> bool:
+        """Whether the cell's text is a script of another language."""
+        return self.language != "python"
+
+
+class Gpus(NamedTuple):
+    """What ``--gpu`` asks for."""
+
+    number: int
+    model: str = ""
 
 
 def _cores(text: str) -> float:
@@ -81,12 +103,48 @@ def _memory(text: str) -> int:
     return size
 
 
-def _gpus(text: str) -> int:
-    if not text.isdecimal():
-        raise ValueError("must be a number; choosing a model is not in this release")
-    if int(text) > 64:
-        raise ValueError("must be at most 64")
-    return int(text)
+def parse_gpus(text: str) -> Gpus:
+    """Return what ``2``, ``A100`` or ``2:A100`` asks for.
+
+    Raises:
+        ValueError: it is none of these; the text says what is wrong.
+    """
+    count, colon, model = text.partition(":")
+    if not colon and not text.isdecimal():
+        count, model = "1", text
+    if not text or not count.isdecimal():
+        raise ValueError("must be a number, a model, or both as 2:A100")
+    if int(count) > 64 or (model and int(count) == 0):
+        raise ValueError(f"must be {'1' if model else '0'} to 64 GPUs; a model is 1:MODEL")
+    if (colon or model) and not re.fullmatch(r"[A-Za-z0-9][\w .+-]{0,63}", model):
+        raise ValueError("is not a model's name, such as A100")
+    return Gpus(int(count), model)
+
+
+def _disk(text: str) -> int:
+    size = parse_size(text)
+    if size < MIB:
+        raise ValueError(f"is {format_bytes(size)}; at least 1M is needed")
+    return size
+
+
+def _family(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,63}", text):
+        raise ValueError("is not an image's name, such as torch: no registry, no tag")
+    return text
+
+
+def _requirement(text: str) -> str:
+    from gridx.requirements import parse_requirements
+
+    return parse_requirements([text])[0]
+
+
+def _language(text: str) -> str:
+    language = LANGUAGE_ALIASES.get(text, text)
+    if language not in LANGUAGES:
+        raise ValueError(f"must be one of {', '.join(LANGUAGES)}")
+    return language
 
 
 def _timeout(text: str) -> float:
@@ -183,7 +241,47 @@ class Option:
 CELL_OPTIONS: Final = (
     Option(("--cpus",), "cpus", "cores of the sandbox (1)", "N", _cores, settable=True),
     Option(("--mem",), "mem_bytes", "memory of the sandbox (1G)", "SIZE", _memory, settable=True),
-    Option(("--gpu",), "gpus", "a GPU, or N of them", "[N]", _gpus, bare=1, settable=True),
+    Option(
+        ("--gpu",),
+        "gpus",
+        "a GPU, N of them, or of one MODEL: --gpu A100, --gpu 2:A100",
+        "[N:MODEL]",
+        parse_gpus,
+        bare=Gpus(1),
+        settable=True,
+    ),
+    Option(
+        ("--disk",),
+        "disk_bytes",
+        "the cell's folder; it lies in the memory (half of it)",
+        "SIZE",
+        _disk,
+        settable=True,
+    ),
+    Option(
+        ("--image",),
+        "image",
+        "run in this image: a NAME that `%gridx workers` shows (python)",
+        "NAME",
+        _family,
+        settable=True,
+    ),
+    Option(
+        ("--pip",),
+        "pip",
+        "install these packages for the cell, as polars==1.20 tqdm",
+        "PKG…",
+        _requirement,
+        many=True,
+        settable=True,
+    ),
+    Option(
+        ("--language",),
+        "language",
+        "the cell is a script: bash or node; no variables travel (python)",
+        "NAME",
+        _language,
+    ),
     Option(("--timeout",), "timeout_s", "longest run time (5m)", "TIME", _timeout, settable=True),
     Option(
         ("--retries",),
@@ -288,13 +386,9 @@ CELL_OPTIONS: Final = (
 )
 
 NOT_BUILT: Final = {
-    "--disk": "disk sizes",
-    "--image": "choosing an image",
-    "--pip": "installing packages for a cell",
     "--max-cost": "a cap on the cost",
     "--verify": "running on several workers and comparing",
     "--on": "choosing the worker",
-    "--language": "other languages",
 }
 
 # Pairs of fields that make no sense together, when both were asked for.
@@ -309,6 +403,24 @@ EXCLUDING: Final = (
     ("local", "cache"),
     ("local", "dry_run"),
 )
+
+# What makes no sense for a script of another language, and why.
+_NO_VARIABLES: Final = "no variables travel to a {} script or come home"
+_NO_FILES: Final = "no files travel to a {} script or come home"
+NOT_OF_SCRIPTS: Final = {
+    "needs": _NO_VARIABLES,
+    "without": _NO_VARIABLES,
+    "everything": _NO_VARIABLES,
+    "max_upload_bytes": _NO_VARIABLES,
+    "out": _NO_VARIABLES,
+    "files": _NO_FILES,
+    "fetch": _NO_FILES,
+    "session": "a session is a Python process, and a {} script has one of its own",
+    "session_time_s": "a session is a Python process, and a {} script has one of its own",
+    "local": "only Python cells are tried here; %%{} in a cell of its own runs it here",
+    "pip": "it installs Python packages, and an image for {} has no Python to use them",
+    "show": "a {} script shows text alone",
+}
 
 USAGE: Final = "Usage: %%gridx [--cpus N] [--mem SIZE] [--gpu [N]] [--timeout TIME] [--needs a,b] …"
 HELP: Final = "`%gridx help cell` lists every option."
@@ -358,8 +470,11 @@ def parse_setting(key: str, text: str) -> tuple[str, Any]:
         if switch is None:
             raise ValueError(f"{key} {text!r} must be on or off.")
         return option.field, switch
+    parse = option.parse
     try:
-        return option.field, option.parse(text.strip())
+        if option.many:
+            return option.field, tuple(parse(word) for word in text.split())
+        return option.field, parse(text.strip())
     except GridXError as exc:
         raise ValueError(f"{key}: {exc}") from None
     except ValueError as exc:
@@ -447,7 +562,7 @@ class _Words:
         text = attached
         if text is None:
             following = None if option.attached else self._following
-            if option.bare is not None and not (following or "").isdecimal():
+            if option.bare is not None and following is None:
                 return option.bare
             if following is None:
                 raise usage_error(f"{name} needs a value: {option.title}.")
@@ -514,6 +629,7 @@ def parse_cell_options(
 
 def _together(values: dict[str, Any], defaults: dict[str, Any]) -> CellOptions:
     """Return options and defaults as one; what a cell says itself goes before a default."""
+    _check_script(values, defaults)
     for one, other in EXCLUDING:
         if one in values and other in values:
             raise usage_error(f"{_long(one)} and {_long(other)} exclude each other.")
@@ -525,7 +641,39 @@ def _together(values: dict[str, Any], defaults: dict[str, Any]) -> CellOptions:
             defaults.pop(other)
     if values.get("fresh"):
         values.setdefault("cache", "")
-    return CellOptions(**{**defaults, **values})
+    merged = {**defaults, **values}
+    if isinstance(gpus := merged.get("gpus"), Gpus):
+        merged["gpus"], merged["gpu_model"] = gpus
+    options = CellOptions(**merged)
+    _check_together(options)
+    return dataclasses.replace(options, pip=_whole_list(options.pip)) if options.pip else options
+
+
+def _check_script(values: dict[str, Any], defaults: dict[str, Any]) -> None:
+    language = values.get("language", "python")
+    if language == "python":
+        return
+    for name, why in NOT_OF_SCRIPTS.items():
+        if name in values:
+            reason = why.format(language)
+            raise usage_error(f"{_long(name)} and --language {language}: {reason}.")
+        defaults.pop(name, None)
+
+
+def _check_together(options: CellOptions) -> None:
+    try:
+        check_disk(options.mem_bytes, options.disk_bytes, gpus=options.gpus)
+    except GridXError as exc:
+        raise usage_error(f"--disk: {exc}") from None
+
+
+def _whole_list(requirements: tuple[str, ...]) -> tuple[str, ...]:
+    from gridx.requirements import parse_requirements
+
+    try:
+        return parse_requirements(requirements)
+    except GridXError as exc:
+        raise usage_error(f"--pip: {exc}") from None
 
 
 def _long(name: str) -> str:

@@ -17,11 +17,13 @@ from .visible_cell import VisibleCell
 if TYPE_CHECKING:
     from gridx.blobs import Blob
     from gridx.ship.capture import Captured
+    from gridx.ship.offers import Wish
 
 
 @dataclass(frozen=True)
 class Order:
-    """One cell on its way. ``captured`` is None for a cell of which only the journal knows."""
+    """One cell on its way. ``captured`` is None for a cell of which only the journal knows, and
+    for a script of another language."""
 
     line: str
     body: str
@@ -32,6 +34,7 @@ class Order:
     file_blobs: tuple[Blob, ...] = ()
     sent_files: Mapping[str, str] = field(default_factory=dict)  # path to digest
     notes: tuple[str, ...] = ()  # what was found out about its environment
+    notice: str = ""  # why it will have to wait, known before it is sent
     earlier: Mapping[str, tuple[str, int]] = field(default_factory=dict)  # cells of its session
     at_submit: dict[str, Any] | None = None  # what the user has rebound since stays
 
@@ -47,6 +50,14 @@ class Order:
         """Everything that travels beside the message."""
         variables = () if self.captured is None else self.captured.blobs
         return (*variables, *self.file_blobs)
+
+    @property
+    def wish(self) -> Wish:
+        """What it asks of an image."""
+        from gridx.ship.offers import Wish
+
+        options = self.options
+        return Wish(options.language, self.spec.python, options.image, bool(options.pip))
 
     @property
     def expected(self) -> frozenset[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from gridx.credits import Rates, format_credits, hold_ucr
+from gridx.display import clean_line
 from gridx.errors import GridXError, InvalidRequest, TransportError
 from gridx.quantities import format_duration
 from gridx.resources import format_bytes
@@ -21,8 +22,11 @@ from .order import Order
 from .visible_cell import VisibleCell
 
 if TYPE_CHECKING:
+    from gridx.resources import Image
     from gridx.ship.capture import Captured
+    from gridx.ship.environment import Findings
     from gridx.ship.fingerprint import Fingerprint
+    from gridx.ship.offers import Offers
 
     from ..connection import Connection
     from .notebook import Notebook
@@ -51,6 +55,10 @@ def prepare(
         SyntaxError: the cell is not Python; shown at its visible line.
         UsageError: ``--out`` names something that the cell does not bind.
     """
+    if options.is_script:
+        order = Order(line, body, options, visible, CellSpec(python=""))
+        notebook.latest = order
+        return order
     ours = _OURS_BELOW.search(body)
     if ours is not None:
         raise usage_error(
@@ -69,7 +77,7 @@ def prepare(
         fetch=options.fetch,
         prelude=notebook.prelude.text if notebook.has_prelude else "",
     )
-    order = Order(line, body, options, visible, spec, captured)
+    order = Order(line, body, options, visible, spec, captured, notes=_local_notes(options))
     if options.background:
         order = order.at(notebook.shell.user_ns)
     notebook.latest = order
@@ -93,7 +101,7 @@ def _captured(
         without |= session.kept_there(shell.user_ns)
         known, remote_names = session.known, remote_names | session.remote_names
     own = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    target = own if options.local else _target_python(notebook, own)
+    target = own if options.local else _target_python(notebook, own, options.image)
     sources: list[str] = []
     if target != own:
         history = getattr(shell.history_manager, "input_hist_raw", None) or []
@@ -121,9 +129,18 @@ def _captured(
     raise shown_at_its_lines(error, shell)
 
 
-def _target_python(notebook: Notebook, own: str) -> str:
+def _local_notes(options: CellOptions) -> tuple[str, ...]:
+    if not options.local or not (options.pip or options.image):
+        return ()
+    return (
+        "--local runs in this kernel's own environment: --pip installs nothing here, and --image "
+        "is left aside",
+    )
+
+
+def _target_python(notebook: Notebook, own: str, family: str) -> str:
     try:
-        return notebook.connection.python_for(own)
+        return notebook.connection.python_for(own, family)
     except GridXError:
         return own  # no coordinator answers: whoever needs one says so
 
@@ -133,25 +150,42 @@ def check_environment(notebook: Notebook, order: Order) -> Order:
 
     Raises:
         MissingModules: no image has a package that the cell needs; nothing was sent.
+        InvalidRequest: nobody has the image that it names, or installs what it lists.
     """
-    captured = order.captured
-    assert captured is not None
-    roots = {name.partition(".")[0] for name in captured.modules | captured.imports}
-    roots |= {name.partition(".")[0] for name in captured.optional_imports}
-    if roots <= _ALWAYS_THERE:
-        return order
-    from gridx.ship.environment import check
-
+    captured, options = order.captured, order.options
+    if captured is not None and not options.image and not options.pip:
+        roots = {name.partition(".")[0] for name in captured.modules | captured.imports}
+        roots |= {name.partition(".")[0] for name in captured.optional_imports}
+        if roots <= _ALWAYS_THERE:
+            return order
+    connection = notebook.connection
     try:
-        found = check(captured, notebook.connection.images())
+        offers = connection.offers(order.wish)
+        found = _findings(order, offers)
         if found.missing:
-            found = check(captured, notebook.connection.images(0.0))
+            connection.seen(0.0)
+            offers = connection.offers(order.wish)
+            found = _findings(order, offers)
     except TransportError:
         return order  # whoever sends the cell says it with what to type
     error = found.error()
     if error is not None:
         raise error
-    return dataclasses.replace(order, notes=found.notes)
+    return dataclasses.replace(order, notes=(*order.notes, *found.notes), notice=offers.notice)
+
+
+def _findings(order: Order, offers: Offers) -> Findings:
+    from gridx.ship.environment import Findings, check
+
+    if order.captured is None:
+        return Findings()
+    return check(
+        order.captured,
+        offers.images,
+        pip=order.options.pip,
+        builds=offers.builds,
+        others=offers.others,
+    )
 
 
 def _check_out(options: CellOptions, captured: Captured) -> None:
@@ -166,7 +200,7 @@ def notes_before(order: Order) -> list[str]:
     """Return what the reader should know about what travels, one line each."""
     captured = order.captured
     if captured is None:
-        return []
+        return list(order.notes)
     notes = [*captured.warnings, *order.notes]
     if captured.dynamic:
         what = ", ".join(sorted(captured.dynamic))
@@ -183,7 +217,8 @@ def notes_before(order: Order) -> list[str]:
 def captured_text(order: Order) -> str:
     """Return what was captured and why, as text."""
     captured, options = order.captured, order.options
-    assert captured is not None
+    if captured is None:
+        return f"A {options.language} script: no variable travels or comes home."
     lines = []
     if captured.names:
         lines.append(f"Sent, {format_bytes(captured.size_bytes)} in all:")
@@ -250,16 +285,41 @@ def dry_run_text(order: Order, connection: Connection) -> str:
 
 
 def _environment_lines(order: Order, connection: Connection) -> list[str]:
-    from gridx.ship.environment import check
-
-    captured = order.captured
-    assert captured is not None
+    options = order.options
     try:
-        found = check(captured, connection.images())
-    except GridXError:
+        offers = connection.offers(order.wish)
+    except TransportError:
         return []
-    missing = [f"Missing there: {sentence}" for sentence in found.missing]
-    return [*missing, *(f"Note: {note}" for note in found.notes)]
+    except GridXError as exc:
+        return [f"Refused: {exc}"]
+    found = _findings(order, offers)
+    lines = []
+    if offers.images:
+        image, where = offers.images[0], ", ".join(dict.fromkeys(offers.workers))
+        version = f"Python {image.python}" if image.python else image.language
+        lines.append(f"Image: {image.family} ({version}), of {clean_line(where, 200)}.")
+        lines += _package_lines(options, image)
+    if offers.notice:
+        lines.append(f"Waits: {offers.notice}.")
+    error = found.error()
+    if error is not None:
+        lines += [f"Missing there: {sentence}" for sentence in found.missing]
+        lines.append(f"  {error.hint}")
+    return [*lines, *(f"Note: {note}" for note in found.notes)]
+
+
+def _package_lines(options: CellOptions, image: Image) -> list[str]:
+    """Return what becomes of each package that ``--pip`` lists."""
+    from gridx.ship.environment import is_there
+
+    if not options.pip:
+        return []
+    there = {text for text in options.pip if is_there(text, image)}
+    named = [
+        f"{text} ({'there already' if text in there else 'to be installed'})"
+        for text in options.pip
+    ]
+    return [f"Packages: {', '.join(named)}."]
 
 
 def _home_text(order: Order) -> str:
@@ -281,10 +341,12 @@ def _price_text(options: CellOptions, connection: Connection) -> str:
         rates, where = Rates(), " (usual prices: no coordinator answers)"
     rate_ucr = rates.rate_ucr_per_s(limits.request())
     cores = f"{limits.cpus:g} core" + ("" if limits.cpus == 1 else "s")
-    gpus = f", {limits.gpus} GPU" + ("s" if limits.gpus > 1 else "") if limits.gpus else ""
+    model = f" {options.gpu_model}" if options.gpu_model else ""
+    gpus = f", {limits.gpus}{model} GPU" + "s" * (limits.gpus > 1) if limits.gpus else ""
+    disk = f", {format_bytes(options.disk_bytes)} of it for files" if options.disk_bytes else ""
     hold = hold_ucr(rate_ucr, limits.timeout_s)
     return (
         f"Price: {format_credits(rate_ucr)} credits a second for {cores}, "
-        f"{format_bytes(limits.memory_bytes)}{gpus}; up to {format_duration(limits.timeout_s)} "
+        f"{format_bytes(limits.memory_bytes)}{disk}{gpus}; up to {format_duration(limits.timeout_s)} "
         f"holds {format_credits(hold)}, and what is not used comes back{where}."
     )

@@ -262,7 +262,7 @@ class CellResult:
                 hint=f"--needs {asked[1]} sends it; whoever owns the worker can read it then."
                 if asked is not None
                 else "Make plain data of the variable first, or leave it out with "
-                "--without NAME; installing packages is not in this release.",
+                "--without NAME; a package that it needs there comes with --pip NAME.",
             )
         error = rebuild(
             data,
@@ -278,7 +278,7 @@ class CellResult:
                 error.add_note(f"{name} stayed in the notebook: send it with --needs {name}.")
         if isinstance(error, ModuleNotFoundError):
             error.add_note(
-                "The worker's image does not have it; installing packages is not in this release."
+                "The worker's image does not have it: --pip NAME installs it for the cell."
             )
         return error
 

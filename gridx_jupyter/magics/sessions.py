@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gridx.credits import format_credits
 from gridx.display import clean_line
-from gridx.errors import GridXError, JobError, NotFound, WorkerLost
+from gridx.errors import GridXError, InvalidRequest, JobError, NotFound, WorkerLost
 from gridx.ids import new_job_id
 from gridx.quantities import format_duration
 from gridx.states import FINAL_JOB_STATES
 from gridx.terminal import table
 from gridx.updates import Finished
 
+from .options import CellOptions
 from .order import Order
 from .render import footer_text, sending_text
 from .send import ask_before_upload, check_size, entry_of
@@ -52,11 +53,36 @@ class OpenSession:
     remote_names: set[str] = field(default_factory=set)
     cells: dict[str, tuple[str, int]] = field(default_factory=dict)  # as its worker names them
     handles: dict[str, object] = field(default_factory=dict)  # closed here, open there
+    image: str | None = None  # what its first cell asked for; None: a cell of another kernel did
+    pip: tuple[str, ...] = ()
 
     @property
     def age_s(self) -> float:
         """How long it is open."""
         return time.monotonic() - self.opened_s
+
+    def options_of(self, options: CellOptions) -> CellOptions:
+        """Return the options of one more cell, with the image and the packages that are there.
+
+        Raises:
+            InvalidRequest: it asks for others.
+        """
+        if self.image is None:
+            return dataclasses.replace(options, image="", pip=())
+        wanted = options.image or self.image
+        more = [package for package in options.pip if package not in self.pip]
+        if wanted != self.image or more:
+            has = f"the image {self.image or 'python'}"
+            if self.pip:
+                has += f" with {', '.join(self.pip)}"
+            asked = ", ".join(more) if more else f"the image {wanted}"
+            raise InvalidRequest(
+                f"Session {self.name} has {has}, as its first cell asked; this one asks for "
+                f"{asked}. Nothing was run.",
+                hint=f"Leave {'--pip' if more else '--image'} out, begin another session, or end "
+                f"this one first: `%gridx session stop {self.name}`.",
+            )
+        return dataclasses.replace(options, image=self.image, pip=self.pip)
 
     def with_earlier(self, order: Order, call: BlockingCall) -> Order:
         """Return ``order`` with the earlier cells, in which an error may have a frame."""
@@ -185,13 +211,19 @@ class Sessions:
                 cpus=options.cpus,
                 memory_bytes=options.mem_bytes,
                 gpus=options.gpus,
+                gpu_model=options.gpu_model,
+                disk_bytes=options.disk_bytes,
+                image=options.image,
+                pip=options.pip,
                 on_progress=sending,
                 job_id=job_id,
             )
         except GridXError:
             notebook.journal.forget(job_id)
             raise
-        held = OpenSession(options.session, link, rate_ucr, limit_s)
+        held = OpenSession(
+            options.session, link, rate_ucr, limit_s, image=options.image, pip=options.pip
+        )
         self._open[held.name] = held
         return held
 

@@ -58,6 +58,21 @@ def test_a_profile_stands_below_the_layer_that_names_it(layers: Layers) -> None:
     assert (options.cpus, options.mem_bytes >> 30) == (3, 16)
 
 
+def test_a_list_of_packages_is_a_list_in_the_file_and_words_elsewhere(layers: Layers) -> None:
+    layers.file.write_text("[profile.p]\npip = ['polars >= 1.20', 'tqdm']\nimage = 'torch'\n")
+    options = layers.options("--profile p")
+    assert (options.pip, options.image) == (("polars>=1.20", "tqdm"), "torch")
+    layers.environ["GRIDX_PIP"] = "duckdb tqdm==4.66"
+    assert layers.options().pip == ("duckdb", "tqdm==4.66")
+    layers.config.pip = ["httpx"]
+    assert layers.options().pip == ("httpx",)
+    layers.defaults.set("pip", "a b")
+    assert layers.options().pip == ("a", "b")
+    assert layers.options("--pip c").pip == ("c",)
+    with pytest.raises(UsageError, match="is an option of pip"):
+        layers.defaults.set("pip", "--index-url x")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from IPython.core.error import UsageError
 
@@ -12,10 +13,13 @@ from gridx.resources import GIB, MIB
 from gridx_jupyter.magics.options import (
     CELL_OPTIONS,
     NOT_BUILT,
+    NOT_OF_SCRIPTS,
     CellOptions,
+    Gpus,
     option_names,
     options_help,
     parse_cell_options,
+    parse_setting,
 )
 
 
@@ -35,6 +39,26 @@ def parse(line: str, **names: Any) -> CellOptions:
         ("--gpu 2", CellOptions(gpus=2)),
         ("--gpu=2", CellOptions(gpus=2)),
         ("--gpu --bg", CellOptions(gpus=1, background=True)),
+        ("--gpu A100", CellOptions(gpus=1, gpu_model="A100")),
+        ("--gpu=A100", CellOptions(gpus=1, gpu_model="A100")),
+        ("--gpu 2:A100", CellOptions(gpus=2, gpu_model="A100")),
+        ("--gpu=2:A100 --quiet", CellOptions(gpus=2, gpu_model="A100", quiet=True)),
+        ("--gpu 1:4090", CellOptions(gpus=1, gpu_model="4090")),
+        ("--gpu 'RTX 4090'", CellOptions(gpus=1, gpu_model="RTX 4090")),
+        ("--disk 256M", CellOptions(disk_bytes=256 * MIB)),
+        ("--mem 8G --disk=6G", CellOptions(mem_bytes=8 * GIB, disk_bytes=6 * GIB)),
+        ("--image torch", CellOptions(image="torch")),
+        ("--image=torch", CellOptions(image="torch")),
+        ("--pip polars", CellOptions(pip=("polars",))),
+        (
+            "--pip tqdm>=4 'Polars == 1.20' --quiet",
+            CellOptions(pip=("polars==1.20", "tqdm>=4"), quiet=True),
+        ),
+        ("--pip=polars==1.20", CellOptions(pip=("polars==1.20",))),
+        ("--language bash", CellOptions(language="bash")),
+        ("--language=js", CellOptions(language="node")),
+        ("--language python --needs a", CellOptions(needs=("a",))),
+        ("--language sh --bg --as r", CellOptions(language="bash", background=True, store_as="r")),
         ("--timeout 90", CellOptions(timeout_s=90.0)),
         ("--timeout 1h30m", CellOptions(timeout_s=5400.0)),
         ("--needs a,b", CellOptions(needs=("a", "b"))),
@@ -83,7 +107,31 @@ def test_an_option_is_read(line: str, expected: CellOptions) -> None:
         ("--cpus nan", "above 0"),
         ("--mem big", "is not a size"),
         ("--mem 1M", "at least 64M"),
-        ("--gpu=a100", "must be a number"),
+        ("--gpu=", "must be a number, a model, or both as 2:A100"),
+        ("--gpu 65", "0 to 64 GPUs; a model is 1:MODEL"),
+        ("--gpu two:A100", "must be a number, a model"),
+        ("--gpu 0:A100", "must be 1 to 64"),
+        ("--gpu 2:", "is not a model's name"),
+        ("--gpu f(x)", "is not a model's name"),
+        ("--disk", "--disk needs a value"),
+        ("--disk 1K", "at least 1M"),
+        ("--disk 1G", "does not fit into 1 GiB of memory"),
+        ("--image", "--image needs a value"),
+        ("--image docker.io/library/x", "no registry, no tag"),
+        ("--image Torch", "is not an image's name"),
+        ("--pip", "--pip needs a value"),
+        ("--pip git+https://x/y", "is an address"),
+        ("--pip ./x", "is a path"),
+        ("--pip polars==1 polars==2", "list polars twice"),
+        ("--pip polars --pip tqdm", "given twice"),
+        ("--language ruby", "must be one of python, bash, node"),
+        ("--language bash --needs a", "--needs and --language bash: no variables travel"),
+        ("--language bash --out a", "no variables travel"),
+        ("--language bash --no-out", "no variables travel"),
+        ("--language node --files a", "no files travel to a node script"),
+        ("--language bash --session s", "a session is a Python process"),
+        ("--language bash --local", "%%bash in a cell of its own"),
+        ("--language bash --pip polars", "installs Python packages"),
         ("--timeout never", "is not a time"),
         ("--timeout 48h", "at most"),
         ("--needs a.b", "not a variable's name"),
@@ -146,4 +194,29 @@ def test_every_option_stands_in_the_help_and_in_the_completion() -> None:
 
 
 def test_every_field_has_an_option() -> None:
-    assert {option.field for option in CELL_OPTIONS} == set(CellOptions.__dataclass_fields__)
+    fields = {option.field for option in CELL_OPTIONS} | {"gpu_model"}  # --gpu sets two
+    assert fields == set(CellOptions.__dataclass_fields__)
+
+
+def test_the_limits_say_only_what_was_asked_for() -> None:
+    # A coordinator of the release before refuses the words.
+    assert b"gpu_model" not in msgspec.json.encode(CellOptions().limits())
+    assert b"disk" not in msgspec.json.encode(CellOptions().limits())
+    asked = CellOptions(gpus=2, gpu_model="A100", disk_bytes=GIB).limits()
+    assert (asked.gpu_model, asked.disk_bytes) == ("A100", GIB)
+
+
+def test_what_makes_no_sense_for_a_script_is_an_option() -> None:
+    assert set(NOT_OF_SCRIPTS) <= set(CellOptions.__dataclass_fields__)
+
+
+def test_defaults_that_make_no_sense_for_a_script_are_left_out() -> None:
+    defaults = {"session": "work", "pip": ("polars",), "cpus": 2.0}
+    options = parse_cell_options("--language bash", eval, lambda _profile: defaults)
+    assert options == CellOptions(language="bash", cpus=2.0)
+
+
+def test_a_model_may_be_a_default() -> None:
+    assert parse_setting("gpu", "2:A100") == ("gpus", Gpus(2, "A100"))
+    options = parse_cell_options("", eval, lambda _profile: {"gpus": Gpus(2, "A100")})
+    assert options == CellOptions(gpus=2, gpu_model="A100")
