@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import getpass
 import os
+import re
 import socket
 import sys
 import tomllib
@@ -23,6 +24,7 @@ from gridx.errors import GridXError, InvalidRequest, SettingsError
 from gridx.ids import parse_user_name
 from gridx.quantities import parse_duration, parse_size
 from gridx.resources import GIB, MIB, Accepts, Gpu
+from gridx.schemas import LANGUAGE_ALIASES, LANGUAGES
 
 from .lending.hours import Hours, parse_hours
 from .lending.policy import (
@@ -33,6 +35,7 @@ from .lending.policy import (
 )
 
 DEFAULT_COORDINATOR: Final = "ws://localhost:8080/ws/worker"
+DEFAULT_LANGUAGES: Final = ("python", "bash")
 SANDBOXES: Final = ("docker", "process")
 PROCESS_NOTICE: Final = (
     "NOTICE: --sandbox process runs jobs as plain processes of this user. It takes only your own"
@@ -56,7 +59,12 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     warm: int | None = None
     drain_s: float = 10.0
     runtime: str | None = None  # another OCI runtime of the engine, "runsc"
-    python: str | None = None  # minor version of the sandbox's Python; this process's when None
+    pythons: tuple[str, ...] = ()  # minor versions of sandboxes; this process's alone when empty
+    languages: tuple[str, ...] = DEFAULT_LANGUAGES
+    families: tuple[str, ...] = ()  # images of the lender's own, by name
+    pip: bool = True  # build an image for what jobs list under --pip
+    pip_allowed: frozenset[str] | None = None  # the only packages that such a list may come to
+    environments_max_bytes: int | None = None
     cache_bytes: int | None = None  # of jobs' inputs kept on disk; 4 GiB or a tenth of what is free
     max_result_bytes: int = 2 * GIB  # of one call
     disk_bytes: int | None = None  # of inputs and built environments together
@@ -75,7 +83,14 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def environments_bytes(self) -> int | None:
         """Return what built environments may take of the disk that is lent; None: no limit."""
+        if self.environments_max_bytes is not None:
+            return self.environments_max_bytes
         return None if self.disk_bytes is None else self.disk_bytes // 2
+
+    @property
+    def python(self) -> str | None:
+        """Return the minor version of the default sandbox's Python; None: this process's."""
+        return self.pythons[0] if self.pythons else None
 
     def lent_gpus(self, gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
         """Return those of this machine's ``gpus`` that are lent.
@@ -154,9 +169,75 @@ def parser(
         help="of the variables and files that one cell brings home; default: 2G",
     )
     made.add_argument("--runtime", help="another OCI runtime of the engine, such as runsc")
-    made.add_argument("--python", metavar="MINOR", help="Python of the sandbox, as 3.11")
+    _add_images(made)
     _add_lending(made)
     return made
+
+
+def _add_images(made: argparse.ArgumentParser) -> None:
+    """Add what sandboxes start from; docs/howto/images.md explains each."""
+    images = made.add_argument_group("what jobs find in their sandbox")
+    images.add_argument(
+        "--python",
+        type=_minors,
+        default=(),
+        metavar="MINORS",
+        help="Pythons of sandboxes, the default one first, as 3.11,3.12; default: this one's",
+    )
+    images.add_argument(
+        "--languages",
+        type=_languages,
+        default=DEFAULT_LANGUAGES,
+        metavar="LIST",
+        help="of python, bash, node; default: python,bash",
+    )
+    images.add_argument(
+        "--images",
+        type=_listed,
+        default=(),
+        metavar="NAMES",
+        help="images of your own, built with `gridx-worker image --name NAME --add FILE`",
+    )
+    images.add_argument(
+        "--pip",
+        type=_switch,
+        default=True,
+        metavar="on|off",
+        help="install what jobs list under --pip, in images of their own; default: on",
+    )
+    images.add_argument(
+        "--pip-allow",
+        type=_listed,
+        metavar="NAMES",
+        help="the only packages that jobs may have installed, those that they need among them",
+    )
+    images.add_argument(
+        "--environments-max",
+        type=_size,
+        metavar="SIZE",
+        help="disk for what --pip built; those used longest ago go first; default: half of --disk",
+    )
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """Return the words of a list with commas, each once."""
+    return tuple(dict.fromkeys(word for part in text.split(",") if (word := part.strip())))
+
+
+def _minors(text: str) -> tuple[str, ...]:
+    words = _listed(text)
+    if wrong := [word for word in words if not re.fullmatch(r"3\.\d{1,2}", word)]:
+        raise argparse.ArgumentTypeError(f"{wrong[0]!r} is no minor version such as 3.11")
+    return words
+
+
+def _languages(text: str) -> tuple[str, ...]:
+    words = tuple(LANGUAGE_ALIASES.get(word, word) for word in _listed(text.lower()))
+    if wrong := [word for word in words if word not in LANGUAGES]:
+        raise argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {', '.join(LANGUAGES)}")
+    if not words:
+        raise argparse.ArgumentTypeError("it names no language")
+    return words
 
 
 def _add_lending(made: argparse.ArgumentParser) -> None:
@@ -339,7 +420,16 @@ def from_arguments(
         warm=given.warm,
         drain_s=given.drain_s,
         runtime=given.runtime,
-        python=given.python,
+        pythons=given.python,
+        languages=given.languages,
+        families=given.images,
+        pip=given.pip,
+        pip_allowed=(
+            None
+            if given.pip_allow is None
+            else frozenset(re.sub(r"[-_.]+", "-", name).lower() for name in given.pip_allow)
+        ),
+        environments_max_bytes=given.environments_max,
         cache_bytes=given.cache if given.cache or not given.disk else given.disk // 2,
         max_result_bytes=given.max_result,
         disk_bytes=given.disk,

@@ -132,3 +132,34 @@ def test_gpus_are_announced() -> None:
 
     settings = from_arguments(["--user", "a"], {})
     assert capability_of(settings, FACTS, OneImage(), OneGpu()).gpus == OneGpu.gpus  # type: ignore[arg-type]
+
+
+def test_pythons_languages_and_images_are_lists_and_the_first_python_is_the_default() -> None:
+    given = from_arguments(
+        ["--user", "ann", "--python", "3.12,3.11", "--languages", "python,js", "--images", "torch"]
+    )
+    assert (given.pythons, given.python) == (("3.12", "3.11"), "3.12")
+    assert (given.languages, given.families) == (("python", "node"), ("torch",))
+    plain = from_arguments(["--user", "ann"])
+    assert (plain.pythons, plain.python, plain.languages) == ((), None, ("python", "bash"))
+    assert plain.pip and plain.pip_allowed is None
+
+
+def test_a_list_of_allowed_packages_is_kept_by_their_normalised_names() -> None:
+    given = from_arguments(["--user", "ann", "--pip-allow", "Typing_Extensions,tqdm"])
+    assert given.pip_allowed == frozenset({"typing-extensions", "tqdm"})
+
+
+def test_environments_have_a_limit_of_their_own_or_half_of_the_lent_disk() -> None:
+    half = from_arguments(["--user", "ann", "--disk", "8G"])
+    assert half.environments_bytes == 4 << 30
+    own = from_arguments(["--user", "ann", "--disk", "8G", "--environments-max", "1G"])
+    assert own.environments_bytes == 1 << 30
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--python", "3.11.2"], ["--languages", "cobol"], ["--languages", ","]]
+)
+def test_a_python_or_language_that_is_none_is_refused(wrong: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        from_arguments(["--user", "ann", *wrong])
