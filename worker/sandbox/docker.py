@@ -58,6 +58,8 @@ REMOVE_TRIES = 3
 PAUSE_TRIES = 3
 LATE_SWEEP_S = 10.0
 ABANDONED_S = 60.0
+MEND_S = 2.0  # between two tries to remove what an engine in trouble has kept
+TROUBLE_S = 60.0  # so long after it, an engine may still carry out what it did not answer
 THREADS = 4  # two starts and two removals at once
 MAX_HEAD_BYTES = 16 * 1024
 # What an engine says at the start of a container that cannot have its GPUs: no toolkit, a
@@ -268,6 +270,9 @@ class DockerEngine:
         self._image: ImageInfo | None = None
         self._address = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
         self._late_sweep: asyncio.Task[None] | None = None
+        self._owed: set[str] = set()  # containers that could not be removed
+        self._trouble_until_s = 0.0
+        self._mending: asyncio.Task[None] | None = None
         self._live: dict[str, _Lent] = {}
         self._claiming = asyncio.Lock()
         self._sure: set[str] = set()  # live, and their range is this worker's alone
@@ -472,8 +477,10 @@ class DockerEngine:
             )
             options["Labels"] = {**options.get("Labels", {}), UIDS_LABEL: str(first_uid)}
             created = await self._call(lambda api: api.create_container_from_config(options))
-        except SandboxError:
+        except SandboxError as error:
             await self._take_back(lent)
+            if not isinstance(error.__cause__, docker.errors.APIError | None):
+                self._mend_soon()  # no answer: it may be made all the same
             raise
         container = str(created["Id"])
         self._live[container] = lent
@@ -606,12 +613,45 @@ class DockerEngine:
         return state
 
     async def remove(self, container: str) -> None:
-        """Kill and remove a container whose attach stream is closed, and what it was lent."""
+        """Kill and remove a container whose attach stream is closed, and what it was lent.
+
+        An engine that does not answer is asked again in the background until it has done so.
+        """
         self._sure.discard(container)
         if await self._remove(container):
+            self._owed.discard(container)
             lent = self._live.pop(container, None)
             if lent is not None:
                 await self._take_back(lent)
+        else:
+            self._owed.add(container)
+            self._mend_soon()
+
+    def _mend_soon(self) -> None:
+        self._trouble_until_s = time.monotonic() + TROUBLE_S
+        if self._mending is None or self._mending.done():
+            self._mending = asyncio.create_task(self._mend())
+
+    async def _mend(self) -> None:
+        """Remove what the engine still has of this run, until its trouble is surely over."""
+        while self._owed or time.monotonic() < self._trouble_until_s:
+            await asyncio.sleep(MEND_S)
+            try:
+                orphans = await self._call(self._orphans)
+            except SandboxError:
+                continue  # it is still in trouble
+            for container in (self._owed | orphans) - self._sure:
+                await self.remove(container)
+
+    def _orphans(self, api: Any) -> set[str]:
+        """Return containers of this run that were made without an answer, some time ago."""
+        label = {"label": f"{POOL_LABEL}={self._pool_id}"}
+        made_before = time.time() - 2 * API_TIMEOUT_S
+        return {
+            str(entry["Id"])
+            for entry in api.containers(all=True, filters=label)
+            if entry["Id"] not in self._live and float(entry.get("Created") or 0) < made_before
+        }
 
     async def _lend(self, uid: int) -> _Lent:
         try:
@@ -642,12 +682,15 @@ class DockerEngine:
                     extra={"action": "remove", "container": container, "error": str(error)},
                 )
                 await asyncio.sleep(0.2 * (attempt + 1))
-        return False  # the sweep of the next start tries again
+        return False
 
     async def close(self) -> None:
-        if self._late_sweep is not None:
-            self._late_sweep.cancel()
+        for task in (self._late_sweep, self._mending):
+            if task is not None:
+                task.cancel()
         await asyncio.gather(*(self.remove(container) for container in list(self._live)))
+        if self._mending is not None:
+            self._mending.cancel()  # what is left is for the sweep of the next start
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._uids is not None:
             self._uids.close()
