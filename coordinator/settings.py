@@ -40,12 +40,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     silence_s: float = 15.0  # a worker that says nothing for so long is disconnected
     grace_s: float = 60.0  # a disconnected worker may come back and go on for so long
     starting_limit_s: float = 120.0  # an attempt that has not started by then is lost
+    preparing_limit_s: float = 900.0  # the same, of a job that lists packages
     overrun_s: float = 60.0  # an attempt this far past its own timeout is lost
     transfer_limit_s: float = 3600.0  # that its worker may take longer to move large data
     cancel_limit_s: float = 20.0  # a cancelled attempt that has not reported by then is closed
     max_tries: int = 3  # of a job that does not say how many retries it wants
     most_tries: int = 10  # of one that does
     max_attempts: int = 20  # a job that so many workers took and gave back ends as worker_lost
+    most_attempts: int = 200  # the same, with those counted whose lender paused
+    max_frozen_s: float = 3600.0  # an attempt whose lender pauses may stand still for so long
 
     # credits
     rates: Rates = Rates()

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from .credits import Rates
-from .resources import GIB, MIB, Capability, Load, ResourceRequest
+from .resources import GIB, MIB, Capability, Load, ResourceRequest, Usage
 
 MAX_CODE_BYTES = MIB
 MAX_TIMEOUT_S = 24 * 3600.0
@@ -179,6 +179,7 @@ class JobDetail(JobView, frozen=True, kw_only=True):
     stdout: str
     stderr: str
     output_truncated: bool = False
+    usage: Usage | None = None  # once it has ended: as its worker metered it, inside what can be
 
 
 class JobList(msgspec.Struct, frozen=True, kw_only=True):
@@ -225,13 +226,14 @@ class GridStatus(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     protocol: int
     auth: str  # "open" | "accounts"
-    workers_online: int
+    workers_online: int  # without those that are paused
     cores: float
     jobs_queued: int
     jobs_running: int
     rates: Rates
     worker_share: float
     uptime_s: float
+    workers_paused: int = 0
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):

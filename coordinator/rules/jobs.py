@@ -120,6 +120,22 @@ def event_for_report(cause: Cause, *, cancel_wanted: bool, is_last_try: bool) ->
     return event_for_loss(cancel_wanted=cancel_wanted, is_last_try=is_last_try)
 
 
+def event_for_hand_back(
+    attempt: int, spared: int, *, is_polite: bool, max_attempts: int, most_attempts: int
+) -> JobEvent:
+    """Return what it means that a worker will not run (or go on with) attempt ``attempt``.
+
+    A lender who pauses has done nothing wrong, and neither has the job: its attempt is spared.
+    Only the others count towards ``max_attempts``, so that a job which no worker can run ends
+    with a reason. ``most_attempts`` bounds all of them together, against a worker that gives
+    back and takes again for ever.
+    """
+    counted = attempt - spared
+    if attempt >= most_attempts or (counted >= max_attempts and not is_polite):
+        return JobEvent.TRIES_EXHAUSTED
+    return JobEvent.HANDED_BACK
+
+
 def event_for_loss(*, cancel_wanted: bool, is_last_try: bool) -> JobEvent:
     """Return what an attempt that ended without a result of its own means for its job."""
     if cancel_wanted:

@@ -26,6 +26,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     heard_us: int | None = None
     due_us: int
     cancel_us: int | None = None
+    frozen_until_us: int | None = None  # it stands still until then at most; None: it goes on
 
 
 class EndOfLease(StrEnum):
@@ -36,6 +37,7 @@ class EndOfLease(StrEnum):
     OVERRUN = "overrun"
     FORGOTTEN = "forgotten"
     CANCEL_UNANSWERED = "cancel_unanswered"
+    FROZEN = "frozen"
 
 
 SENTENCES: Final = {
@@ -44,6 +46,7 @@ SENTENCES: Final = {
     EndOfLease.OVERRUN: "its worker did not end it at its time limit",
     EndOfLease.FORGOTTEN: "its worker no longer has it",
     EndOfLease.CANCEL_UNANSWERED: "its worker did not answer the request to stop it",
+    EndOfLease.FROZEN: "its lender paused it for longer than a job may stand still",
 }
 
 
@@ -79,6 +82,9 @@ def find_end(lease: Lease, now_us: int) -> EndOfLease | None:
     """Return why ``lease`` is over, or None while it stands."""
     if lease.lease_us is not None and lease.lease_us <= now_us:
         return EndOfLease.VANISHED
+    if lease.frozen_until_us is not None and lease.cancel_us is None:
+        # Its limits stand still with it, and move when it goes on.
+        return EndOfLease.FROZEN if lease.frozen_until_us <= now_us else None
     if lease.due_us > now_us:
         return None
     if lease.cancel_us is not None:

@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
+from gridx.display.text import clean_line
 from gridx.resources import PauseReason, format_bytes
 
 from .room import WorkerRoom
 from .shapes import Shape
 
 NOBODY_ONLINE: Final = "No worker is online: it starts as soon as one joins."
+_MAX_MESSAGE_CHARS: Final = 200
 
 # one worker, several workers
 _PAUSED: Final = {
@@ -29,6 +31,21 @@ _PAUSED: Final = {
 }
 _OLDER: Final = {2: "without large data and sessions"}
 _OLDER_THAN_3: Final = "without images, packages, disks and models of GPUs"
+
+
+def standing_still(reason: PauseReason | None = None, message: str = "") -> str:
+    """Return what is shown of a job that stands still: what its lender says, or why it pauses."""
+    why = clean_line(message, _MAX_MESSAGE_CHARS).rstrip(".")
+    if why:
+        why = why[:1].lower() + why[1:]
+    elif reason is not None:
+        why = _PAUSED[reason][0]
+    return f"Paused by its lender{': ' if why else ''}{why}. Time and cost stand still."
+
+
+def getting_ready(message: str) -> str:
+    """Return what is shown of a job whose worker prepares it, in the worker's words."""
+    return clean_line(message, _MAX_MESSAGE_CHARS)
 
 
 def explain(shape: Shape, user: str, workers: Iterable[WorkerRoom]) -> str:

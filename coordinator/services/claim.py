@@ -68,7 +68,9 @@ def lease(
         n=job.attempt,
         worker_row_id=worker.row_id,
         now_us=now_us,
-        due_us=leases.due_when_granted(now_us, settings.starting_limit_s),
+        due_us=leases.due_when_granted(
+            now_us, settings.preparing_limit_s if job.job.pip else settings.starting_limit_s
+        ),
     )
 
 

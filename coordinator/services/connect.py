@@ -15,6 +15,7 @@ from ..settings import Settings
 from ..store import attempts, jobs, workers
 from ..store.records import LiveAttempt, WorkerRecord
 from .expire import end_lost
+from .freeze import thaw
 from .outcome import Ended
 
 
@@ -44,6 +45,7 @@ def adopt(
     for job_id, _ in decided.adopted:
         found = jobs.find(tx, job_id)
         assert found is not None and found.current is not None
+        thaw(tx, now_us, found, found.current)  # the worker says it again where it stands still
         row_ids.append(found.current.row_id)
     attempts.mark_connected(tx, row_ids)
     for job_id, _ in decided.lost:

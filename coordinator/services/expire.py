@@ -64,7 +64,8 @@ def end_lost(
     current: CurrentAttempt,
     why: EndOfLease,
 ) -> Ended:
-    """End a live attempt that brings no report: fenced from now on, a try counted.
+    """End a live attempt that brings no report: fenced from now on, a try counted, but not where
+    its lender paused it for too long.
 
     A job whose cancel was wanted ends as cancelled, paid up to when its worker was last heard
     or asked to stop, by the coordinator's clock; so does a session that was to be closed, as
@@ -76,6 +77,15 @@ def end_lost(
     event = job_rules.event_for_loss(
         cancel_wanted=cancelled, is_last_try=job.tries + 1 >= job.max_tries
     )
+    is_spared = why is EndOfLease.FROZEN and job.session is None and not cancelled
+    if is_spared:
+        event = job_rules.event_for_hand_back(
+            current.n,
+            job.spared,
+            is_polite=True,
+            max_attempts=settings.max_attempts,
+            most_attempts=settings.most_attempts,
+        )
     if end_us is not None and not cancelled:
         event = JobEvent.CLOSED
     return end_attempt(
@@ -94,6 +104,7 @@ def end_lost(
             message=why.value,
         ),
         reason=_reason(tx, job, event, why),
+        is_spared=is_spared,
     )
 
 
@@ -124,4 +135,5 @@ def lease_of(found: Found, current: CurrentAttempt, end_us: int | None = None) -
         heard_us=current.heard_us,
         due_us=current.due_us,
         cancel_us=end_us if found.job.cancel_us is None else found.job.cancel_us,
+        frozen_until_us=current.frozen.until_us,
     )

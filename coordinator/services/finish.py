@@ -12,6 +12,7 @@ from gridx.schemas import BlobRef, Reason
 from gridx.states import Cause
 
 from ..rules import attempts as attempt_rules
+from ..rules import freezing, metering
 from ..rules import jobs as job_rules
 from ..rules import sessions as session_rules
 from ..rules.jobs import JobEvent
@@ -80,10 +81,20 @@ def finish(
         cause, message, result_blobs = Cause.SANDBOX_FAILED, LOST_RESULT, ()
     if started_us is None:
         started_us = current.started_us if current.started_us is not None else current.claimed_us
+    frozen_us = freezing.stood_us(current.frozen, now_us)
+    usage = metering.bound(
+        report.usage,
+        own_s=(now_us - started_us - frozen_us) / 1_000_000,
+        own_frozen_s=frozen_us / 1_000_000,
+        request=job.job.limits.request(),
+        gpu_memory_bytes=metering.largest_gpus_bytes(
+            [gpu.memory_bytes for gpu in worker.capability.gpus], job.job.limits.gpus
+        ),
+    )
     cancel_wanted = job.cancel_us is not None
     verdict = None
     if job.session is not None:
-        verdict = judge_session(tx, now_us, job, cause, message, exit_code, started_us)
+        verdict = judge_session(tx, now_us, job, cause, message, exit_code, started_us + frozen_us)
         job_event = verdict.job_event
         reason: Reason | None = verdict.reason
         cancel_wanted = job_event in (JobEvent.STOPPED, JobEvent.CLOSED)
@@ -110,7 +121,7 @@ def finish(
             started_us=started_us,
             cause=report.cause.value,
             message=message or None,
-            usage=report.usage,
+            usage=usage,
             stream_bytes=stored_end,
             exit_code=exit_code,
         ),
@@ -121,7 +132,7 @@ def finish(
             end_bytes=stored_end,
             cause=report.cause.value,
             exit_code=exit_code,
-            usage=report.usage,
+            usage=usage,
             result=report.result,
             result_blobs=result_blobs,
         ),
@@ -151,7 +162,10 @@ def judge_session(
     exit_code: int | None,
     started_us: int,
 ) -> Verdict:
-    """Return what the end of its sandbox means for a session and for the call that runs."""
+    """Return what the end of its sandbox means for a session and for the call that runs.
+
+    ``started_us`` is later by what it stood still.
+    """
     assert job.session is not None
     opened = calls.find_open(tx, job.row_id)
     newest = calls.find_newest(tx, job.row_id)

@@ -104,6 +104,7 @@ def finish_call(
         ),
         is_paid=True,
         is_own_worker=current.owner_id == job.user_id,
+        frozen=current.frozen,
     )
     calls.set_idle(tx, job.row_id, leases.after(now_us, session.idle_s))
     return FinishedCall(outcome=Outcome.SETTLED, job=job, call=ended, result_blobs=result_blobs)

@@ -1,7 +1,7 @@
 """A worker gives a job back that it will not run: it waits again at once, and no try is counted.
 
 The number of attempts is bounded all the same: a job that every worker gives back would go
-round for ever.
+round for ever. One that a lender gives back who pauses is not counted towards that.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def hand_back(
     message: str = "",
     *,
     has_started: bool = False,
+    is_polite: bool = False,
 ) -> Ended:
     """End the attempt and put its job back into the queue; a job that was cancelled ends.
 
@@ -40,6 +41,7 @@ def hand_back(
 
     Args:
         has_started: the sandbox had the job, as far as that is known and not written.
+        is_polite: the worker pauses, as it has said.
 
     Raises:
         StaleLease: the attempt is not live, or not this worker's.
@@ -52,12 +54,19 @@ def hand_back(
             job_id=job_id,
             attempt=attempt,
         )
+    reason: Reason | None
     if found.job.cancel_us is not None:
         job_event, reason = JobEvent.STOPPED, job_rules.reason_for_cancel()
-    elif attempt >= settings.max_attempts:
-        job_event, reason = JobEvent.TRIES_EXHAUSTED, _given_up(attempt, message)
     else:
-        job_event, reason = JobEvent.HANDED_BACK, None
+        job_event = job_rules.event_for_hand_back(
+            attempt,
+            found.job.spared,
+            is_polite=is_polite,
+            max_attempts=settings.max_attempts,
+            most_attempts=settings.most_attempts,
+        )
+        is_over = job_event is JobEvent.TRIES_EXHAUSTED
+        reason = _given_up(attempt, message) if is_over else None
     opened = None if found.job.session is None else calls.find_open(tx, found.job.row_id)
     if found.job.session is not None and job_event is not JobEvent.STOPPED:
         if opened is not None and opened.end_us is not None:
@@ -85,6 +94,7 @@ def hand_back(
             message=message[:1000] or None,
         ),
         reason=reason,
+        is_spared=is_polite and job_event is JobEvent.HANDED_BACK,
     )
 
 

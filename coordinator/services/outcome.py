@@ -13,8 +13,8 @@ from gridx.states import FINAL_JOB_STATES, JobState
 
 from ..ledger import escrow
 from ..rules import attempts as attempt_rules
+from ..rules import freezing, pricing
 from ..rules import jobs as job_rules
-from ..rules import pricing
 from ..rules import sessions as session_rules
 from ..rules.attempts import AttemptEvent
 from ..rules.jobs import Effect, JobEvent
@@ -86,12 +86,14 @@ def end_attempt(
     reason: Reason | None,
     verdict: Verdict | None = None,
     call_report: CallReport | None = None,
+    is_spared: bool = False,
 ) -> Ended:
     """End the live attempt ``current``, move its job by ``job_event``, close the hold if it ends.
 
     ``reason`` is written when the job ends. ``verdict`` and ``call_report`` are for a session
-    whose worker has reported: what that means for the call which had not ended. Paid is from ``report.started_us`` (None: nothing)
-    to ``report.until_us``, by the rules of pricing.
+    whose worker has reported: what that means for the call which had not ended. Paid is from
+    ``report.started_us`` (None: nothing) to ``report.until_us`` without what it stood still, by
+    the rules of pricing. ``is_spared``: the attempt does not count against the job.
 
     Raises:
         StaleLease: the attempt has ended.
@@ -100,13 +102,14 @@ def end_attempt(
     job = found.job
     attempt_state = attempt_rules.advance(current.state, attempt_event)
     step = job_rules.advance(job.state, job_event)
+    frozen_us = freezing.stood_us(current.frozen, report.until_us)
     charge_ucr = 0
     if Effect.SETTLE in step.effects and report.started_us is not None and job.hold_ucr:
         charge_ucr = pricing.charge(
             rate_ucr_per_s=job.rate_ucr_per_s,
             hold_ucr=job.hold_ucr,
             since_us=report.started_us,
-            until_us=report.until_us,
+            until_us=report.until_us - frozen_us,
             metered_s=None if report.usage is None else report.usage.wall_s,
             is_own_worker=current.owner_id == job.user_id,
         )
@@ -121,6 +124,7 @@ def end_attempt(
         usage=report.usage,
         stream_bytes=report.stream_bytes,
         charge_ucr=charge_ucr,
+        frozen_us=frozen_us,
     )
     is_final = step.state in FINAL_JOB_STATES
     failed_try = job_event in (JobEvent.ATTEMPT_FAILED, JobEvent.TRIES_EXHAUSTED)
@@ -128,6 +132,8 @@ def end_attempt(
         job,
         state=step.state,
         tries=job.tries + failed_try,
+        spared=job.spared + is_spared,
+        is_frozen=False,
         cost_ucr=charge_ucr,
         finished_us=now_us if is_final else None,
         exit_code=report.exit_code if is_final else None,
@@ -186,6 +192,7 @@ def _close_session(
         report or CallReport(),
         is_paid=Effect.SETTLE in effects,
         is_own_worker=current.owner_id == job.user_id,
+        frozen=current.frozen,
     )
 
 

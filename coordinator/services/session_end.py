@@ -9,12 +9,15 @@ from gridx.resources import Usage
 from gridx.schemas import BlobRef, Reason
 
 from ..rules import calls as call_rules
-from ..rules import pricing
+from ..rules import freezing, metering, pricing
 from ..rules.calls import CallEvent
+from ..rules.freezing import NOT_FROZEN, Frozen
 from ..rules.sessions import Verdict
 from ..store import calls, jobs
 from ..store.records import CallRecord, JobRecord
 from . import blobs
+
+_US_PER_S = 1_000_000
 
 
 class CallReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,24 +43,34 @@ def end_call(
     *,
     is_paid: bool,
     is_own_worker: bool,
+    frozen: Frozen = NOT_FROZEN,
 ) -> CallRecord:
     """End ``call`` and let go of what it was submitted with.
 
     Its cost is what its time comes to by the session's rate: told to the user, and part of what
-    the whole session costs.
+    the whole session costs. ``frozen``: how its attempt stands.
 
     Raises:
         StaleLease: it has ended.
     """
     started_us = report.started_us if call.started_us is None else call.started_us
+    frozen_us = call.frozen_us + freezing.stands_us(frozen, now_us, begun_us=started_us)
+    usage = report.usage
+    if usage is not None:
+        usage = metering.bound(
+            usage,
+            own_s=0.0 if started_us is None else (now_us - started_us - frozen_us) / _US_PER_S,
+            own_frozen_s=frozen_us / _US_PER_S,
+            request=job.job.limits.request(),
+        )
     cost_ucr = 0
     if is_paid and started_us is not None:
         cost_ucr = pricing.charge(
             rate_ucr_per_s=job.rate_ucr_per_s,
             hold_ucr=job.hold_ucr,
             since_us=started_us,
-            until_us=now_us,
-            metered_s=None if report.usage is None else report.usage.wall_s,
+            until_us=now_us - frozen_us,
+            metered_s=None if usage is None else usage.wall_s,
             is_own_worker=is_own_worker,
         )
     end_bytes = report.end_bytes
@@ -72,7 +85,7 @@ def end_call(
         end_bytes=None if end_bytes is None else max(call.begin_bytes, end_bytes),
         cost_ucr=cost_ucr,
     )
-    calls.end(tx, ended, cause=report.cause, usage=report.usage, result=report.result)
+    calls.end(tx, ended, cause=report.cause, usage=usage, result=report.result)
     blobs.refer(tx, job.user_id, job.row_id, report.result_blobs, "result", call.n)
     blobs.release(tx, now_us, job, call.n)
     if call.n == 0:
@@ -89,6 +102,7 @@ def close_session(
     *,
     is_paid: bool,
     is_own_worker: bool,
+    frozen: Frozen = NOT_FROZEN,
 ) -> CallRecord | None:
     """Forget the session of a job that has ended; return the call that ended with it, if one did."""
     calls.close_session(tx, job.row_id)
@@ -105,4 +119,5 @@ def close_session(
         report,
         is_paid=is_paid,
         is_own_worker=is_own_worker,
+        frozen=frozen,
     )

@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 from gridx.clock import to_datetime
 from gridx.credits import to_credits
 from gridx.errors import NotFound
+from gridx.resources import Usage
 from gridx.schemas import AccountView, BlobRef, JobView
 from gridx.states import JobState
 
@@ -100,6 +101,11 @@ def find_stream(tx: Connection, now_us: int, job_id: str, attempt: int) -> bytes
     return attempts.find_stream(tx, job_id, attempt)
 
 
+def find_usage(tx: Connection, now_us: int, job: JobRecord) -> Usage | None:
+    """Return what the newest attempt of a job used, once its report was accepted."""
+    return attempts.find_usage(tx, job.job_id, job.attempt)
+
+
 def count_jobs(tx: Connection, now_us: int) -> JobCounts:
     """Return how many jobs wait and run."""
     return jobs.count_live(tx)
@@ -111,7 +117,7 @@ def job_view(
     """Return a job as the API shows it.
 
     Args:
-        waiting: why it waits, while it does.
+        waiting: why it waits or stands still, while it does.
         started_us: when it started, where that is not written yet.
     """
     is_queued = job.state is JobState.QUEUED
@@ -134,7 +140,7 @@ def job_view(
         worker_key="" if is_queued else job.worker_key,
         exit_code=job.exit_code,
         reason=job.reason,
-        waiting=waiting if is_queued else None,
+        waiting=waiting,
         created_at=to_datetime(job.created_us),
         started_at=None if started_us is None else to_datetime(started_us),
         finished_at=None if job.finished_us is None else to_datetime(job.finished_us),

@@ -16,9 +16,10 @@ from gridx.states import AttemptState
 from .jobs import Spec
 from .prepared import Prepared, insert_into
 from .records import LiveAttempt
-from .tables import IS_LIVE, attempts, jobs, streams, users, workers
+from .tables import IS_LIVE, attempts, jobs, open_sessions, streams, users, workers
 
 _spec_decoder = msgspec.json.Decoder(Spec)
+_usage_decoder = msgspec.json.Decoder(Usage)
 
 _insert = Prepared(
     insert_into(attempts, "job_id", "n", "worker_id", "state", "claimed_us", "due_us").returning(
@@ -38,6 +39,9 @@ _close = Prepared(
         usage=bindparam("used"),
         stream_bytes=bindparam("stream_end"),
         charge_ucr=bindparam("charged"),
+        frozen_since_us=None,
+        frozen_until_us=None,
+        frozen_us=bindparam("stood_us"),
     )
 )
 _start = Prepared(
@@ -130,12 +134,41 @@ _live_of_worker = Prepared(_live.where(attempts.c.worker_id == bindparam("worker
 _over = sa.select(jobs.c.public_id, attempts.c.n).join_from(
     attempts, jobs, jobs.c.id == attempts.c.job_id
 )
-# Two queries in one: each side walks its own index, and sees only what is over.
+_ends = sa.exists().where(
+    open_sessions.c.job_id == attempts.c.job_id, open_sessions.c.end_us.is_not(None)
+)
+# Three queries in one: each walks its own index, and sees only what is over.
 _due = Prepared(
     sa.union(
         _over.where(IS_LIVE, attempts.c.lease_us <= bindparam("at_us")),
-        _over.where(IS_LIVE, attempts.c.due_us <= bindparam("at_us")),
+        _over.where(IS_LIVE, attempts.c.frozen_until_us <= bindparam("at_us")),
+        _over.where(
+            IS_LIVE,
+            attempts.c.due_us <= bindparam("at_us"),
+            # what stands still has no limit but that of standing still, or of being stopped
+            sa.or_(attempts.c.frozen_since_us.is_(None), jobs.c.cancel_us.is_not(None), _ends),
+        ),
     )
+)
+_freeze = Prepared(
+    attempts.update()
+    .where(attempts.c.id == bindparam("row_id"), IS_LIVE)
+    .values(frozen_since_us=bindparam("at_us"), frozen_until_us=bindparam("until_us"))
+)
+_thaw = Prepared(
+    attempts.update()
+    .where(attempts.c.id == bindparam("row_id"), IS_LIVE)
+    .values(
+        frozen_since_us=None,
+        frozen_until_us=None,
+        frozen_us=attempts.c.frozen_us + bindparam("stood_us"),
+        due_us=attempts.c.due_us + bindparam("later_us"),
+    )
+)
+_usage = Prepared(
+    sa.select(attempts.c.usage)
+    .join_from(attempts, jobs, jobs.c.id == attempts.c.job_id)
+    .where(jobs.c.public_id == bindparam("job_id"), attempts.c.n == bindparam("ref_n"))
 )
 _outcome = Prepared(
     sa.select(attempts.c.worker_id, attempts.c.cause)
@@ -194,6 +227,7 @@ def close(
     usage: Usage | None = None,
     stream_bytes: int | None = None,
     charge_ucr: int = 0,
+    frozen_us: int = 0,
 ) -> None:
     """End a live attempt. ``cause`` is None where no report of its worker was accepted.
 
@@ -212,6 +246,7 @@ def close(
             "used": None if usage is None else msgspec.json.encode(usage).decode(),
             "stream_end": stream_bytes,
             "charged": charge_ucr,
+            "stood_us": frozen_us,
         },
     )
     if count != 1:
@@ -256,6 +291,22 @@ def limit(tx: Connection, row_id: int, due_us: int) -> None:
 def extend(tx: Connection, row_id: int, due_us: int) -> None:
     """Give a live attempt up at ``due_us`` only, unless a later time stands."""
     _extend.run(tx, {"row_id": row_id, "limit_us": due_us})
+
+
+def freeze(tx: Connection, row_id: int, since_us: int, until_us: int) -> None:
+    """Note that a live attempt stands still, and when it is given up for that."""
+    _freeze.run(tx, {"row_id": row_id, "at_us": since_us, "until_us": until_us})
+
+
+def thaw(tx: Connection, row_id: int, stood_us: int, later_us: int) -> None:
+    """Note that a live attempt goes on which stood still so long; its limit moves ``later_us``."""
+    _thaw.run(tx, {"row_id": row_id, "stood_us": stood_us, "later_us": later_us})
+
+
+def find_usage(tx: Connection, job_id: str, n: int) -> Usage | None:
+    """Return what an attempt used, once its report was accepted."""
+    text: str | None = _usage.value(tx, {"job_id": job_id, "ref_n": n})
+    return None if text is None else _usage_decoder.decode(text)
 
 
 def _live_record(row: Any) -> LiveAttempt:

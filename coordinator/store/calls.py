@@ -16,11 +16,12 @@ from gridx.states import CallState
 from ..rules.sessions import EndOfSession, Open
 from .prepared import Prepared, insert_into
 from .records import CallRecord, CallSpec
-from .tables import IS_CALL_LIVE, calls, jobs, open_sessions
+from .tables import IS_CALL_LIVE, attempts, calls, jobs, open_sessions
 
 _spec_decoder = msgspec.json.Decoder(CallSpec)
 _reason_decoder = msgspec.json.Decoder(Reason)
 _encode = msgspec.json.Encoder().encode
+_NEWEST = sa.and_(attempts.c.job_id == jobs.c.id, attempts.c.n == jobs.c.attempt)
 
 # --- open sessions --------------------------------------------------------------------------
 
@@ -56,8 +57,10 @@ _close = Prepared(open_sessions.delete().where(open_sessions.c.job_id == bindpar
 _ending = Prepared(
     sa.select(jobs.c.public_id)
     .join_from(open_sessions, jobs, jobs.c.id == open_sessions.c.job_id)
+    .join(attempts, _NEWEST)
     .where(
         open_sessions.c.end_us.is_(None),
+        attempts.c.frozen_since_us.is_(None),
         sa.or_(
             open_sessions.c.idle_us <= bindparam("at_us"),
             open_sessions.c.limit_us <= bindparam("at_us"),
@@ -100,6 +103,7 @@ _select: Final = sa.select(
     calls.c.exit_code,
     calls.c.cost_ucr,
     calls.c.body_digest,
+    calls.c.frozen_us,
 ).join_from(calls, jobs, jobs.c.id == calls.c.job_id)
 _find = Prepared(_select.where(calls.c.job_id == bindparam("job"), calls.c.n == bindparam("ref_n")))
 _newest = Prepared(
@@ -170,7 +174,29 @@ _was_reported = Prepared(
 _due = Prepared(
     sa.select(jobs.c.public_id)
     .join_from(calls, jobs, jobs.c.id == calls.c.job_id)
-    .where(IS_CALL_LIVE, calls.c.due_us <= bindparam("at_us"))
+    .join(attempts, _NEWEST)
+    .where(
+        IS_CALL_LIVE,
+        calls.c.due_us <= bindparam("at_us"),
+        attempts.c.frozen_since_us.is_(None),
+    )
+)
+# What stood still goes on: all of its times move.
+_shift_call = Prepared(
+    calls.update()
+    .where(calls.c.id == bindparam("row_id"), IS_CALL_LIVE)
+    .values(
+        due_us=calls.c.due_us + bindparam("later_us"),
+        frozen_us=calls.c.frozen_us + bindparam("stood_us"),
+    )
+)
+_shift_session = Prepared(
+    open_sessions.update()
+    .where(open_sessions.c.job_id == bindparam("job"))
+    .values(
+        idle_us=open_sessions.c.idle_us + bindparam("later_us"),
+        limit_us=open_sessions.c.limit_us + bindparam("later_us"),
+    )
 )
 
 
@@ -262,6 +288,7 @@ def _record(row: Any) -> CallRecord:
         reason=None if row[14] is None else _reason_decoder.decode(row[14]),
         exit_code=row[15],
         cost_ucr=row[16],
+        frozen_us=row[18],
     )
 
 
@@ -335,6 +362,16 @@ def mark_interrupted(tx: Connection, call: CallRecord, now_us: int) -> bool:
 def extend(tx: Connection, call: CallRecord, due_us: int) -> None:
     """Give the attempt of an open call up at ``due_us`` only, unless a later time stands."""
     _extend.run(tx, {"row_id": call.row_id, "limit_us": due_us})
+
+
+def shift(tx: Connection, call: CallRecord, later_us: int, stood_us: int) -> None:
+    """Move the limit of an open call that stood still for ``stood_us`` of its own time."""
+    _shift_call.run(tx, {"row_id": call.row_id, "later_us": later_us, "stood_us": stood_us})
+
+
+def shift_session(tx: Connection, job_row_id: int, later_us: int) -> None:
+    """Move the times at which an open session ends by itself."""
+    _shift_session.run(tx, {"job": job_row_id, "later_us": later_us})
 
 
 def drop_result(tx: Connection, job_row_id: int, n: int) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, bindparam
 from gridx.schemas import CellSpec, JobRequest, Reason, SessionSpec
 from gridx.states import AttemptState, JobState
 
+from ..rules.freezing import Frozen
 from .prepared import Prepared, insert_into
 from .records import JobCounts, JobRecord
 from .tables import IS_QUEUED, IS_UNFINISHED, accounts, attempts, job_payloads, jobs, users, workers
@@ -44,6 +45,7 @@ class CurrentAttempt(msgspec.Struct, frozen=True, kw_only=True):
     heard_us: int | None
     due_us: int
     cause: str | None
+    frozen: Frozen = Frozen()
 
 
 _spec_decoder = msgspec.json.Decoder(Spec)
@@ -86,6 +88,10 @@ _select: Final = sa.select(
     attempts.c.due_us,
     attempts.c.cause,
     workers.c.public_key,
+    jobs.c.spared,
+    attempts.c.frozen_since_us,
+    attempts.c.frozen_until_us,
+    attempts.c.frozen_us,
 ).select_from(
     jobs.join(users, users.c.id == jobs.c.user_id)
     .outerjoin(attempts, sa.and_(attempts.c.job_id == jobs.c.id, attempts.c.n == jobs.c.attempt))
@@ -105,6 +111,7 @@ _move = Prepared(
         state=bindparam("to_state"),
         attempt=bindparam("to_attempt"),
         tries=bindparam("to_tries"),
+        spared=bindparam("to_spared"),
         cost_ucr=bindparam("to_cost"),
         cancel_us=bindparam("to_cancel"),
         finished_us=bindparam("to_finished"),
@@ -185,6 +192,8 @@ def _record(row: Any) -> JobRecord:
         stream_bytes=row[23],
         session=spec.session,
         call_timeout_s=spec.call_timeout_s,
+        spared=row[34],
+        is_frozen=row[35] is not None,
     )
 
 
@@ -209,13 +218,14 @@ def find(tx: Connection, job_id: str) -> Found | None:
             state=AttemptState(row[26]),
             worker_row_id=row[27],
             owner_id=row[28],
-            lender_account_id=row[34],
+            lender_account_id=row[38],
             claimed_us=row[21],
             started_us=row[22],
             lease_us=row[29],
             heard_us=row[30],
             due_us=row[31],
             cause=row[32],
+            frozen=Frozen(since_us=row[35], until_us=row[36], before_us=row[37] or 0),
         )
     return Found(job=_record(row), body_digest=row[24], current=current)
 
@@ -294,6 +304,7 @@ def move(tx: Connection, before: JobRecord, after: JobRecord) -> None:
             "to_state": after.state.value,
             "to_attempt": after.attempt,
             "to_tries": after.tries,
+            "to_spared": after.spared,
             "to_cost": after.cost_ucr,
             "to_cancel": after.cancel_us,
             "to_finished": after.finished_us,

@@ -107,6 +107,8 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     claimed_us: int | None = None
     started_us: int | None = None
     stream_bytes: int | None = None  # length of its output, once its report was accepted
+    is_frozen: bool = False  # it stands still since its lender paused
+    spared: int = 0  # attempts that were given back politely, and are not counted
     blob_count: int = 0  # what it was submitted with, beside the message
     # of a session
     session: SessionSpec | None = None
@@ -185,6 +187,7 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
     reason: Reason | None = None
     exit_code: int | None = None
     cost_ucr: int = 0
+    frozen_us: int = 0  # it stood still for so long
 
     @property
     def is_final(self) -> bool:

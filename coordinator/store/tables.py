@@ -159,6 +159,7 @@ jobs = Table(
     _us("finished_us", nullable=True),
     Column("exit_code", Integer),
     Column("reason", Text),
+    Column("spared", SmallInteger, nullable=False, server_default="0"),  # attempts not counted
     UniqueConstraint("public_id"),
     CheckConstraint(
         "state IN ('queued', 'running', 'verifying', 'completed', 'failed', 'cancelled')",
@@ -206,6 +207,10 @@ attempts = Table(
     Column("usage", Text),
     Column("stream_bytes", BigInteger),
     _ucr("charge_ucr"),
+    # It stands still since then, and is given up after that; null while it goes on.
+    _us("frozen_since_us", nullable=True),
+    _us("frozen_until_us", nullable=True),
+    Column("frozen_us", BigInteger, nullable=False, server_default="0"),  # that it stood before
     UniqueConstraint("job_id", "n"),
     CheckConstraint(
         "state IN ('leased', 'running', 'reported', 'accepted', 'rejected', 'failed', 'lost',"
@@ -217,6 +222,7 @@ Index("uq_attempts_live", attempts.c.job_id, unique=True, **_where(IS_LIVE))
 Index("ix_attempts_worker_live", attempts.c.worker_id, **_where(IS_LIVE))
 Index("ix_attempts_lease_live", attempts.c.lease_us, **_where(IS_LIVE))
 Index("ix_attempts_due_live", attempts.c.due_us, **_where(IS_LIVE))
+Index("ix_attempts_frozen_live", attempts.c.frozen_until_us, **_where(IS_LIVE))
 
 blobs = Table(
     "blobs",
@@ -288,6 +294,7 @@ calls = Table(
     Column("exit_code", Integer),
     Column("usage", Text),
     _ucr("cost_ucr"),
+    Column("frozen_us", BigInteger, nullable=False, server_default="0"),  # it stood still so long
     UniqueConstraint("job_id", "n"),
     CheckConstraint(
         "state IN ('queued', 'running', 'completed', 'failed', 'cancelled')", name="state"

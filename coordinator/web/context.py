@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gridx.schemas import BlobRef, JobView
+from gridx.states import JobState
 
 from ..blobs import Blobs
 from ..bus.base import Bus, job_subject
 from ..eventlog.base import EventLog
 from ..rules.scheduling import Scheduler
+from ..rules.waiting import standing_still
 from ..services.session_views import CallEvent
 from ..services.sign_in import Passwords
 from ..services.views import job_view
@@ -20,7 +22,7 @@ from ..store.engine import Store
 from ..store.records import Balance, JobRecord
 from .connections import Connections
 from .counters import Counters
-from .output import Outputs
+from .output import AttemptOutput, Outputs
 from .watch import CallNews, JobEvent
 
 if TYPE_CHECKING:
@@ -54,9 +56,19 @@ class Context:
         live = self.outputs.find(job.job_id, job.attempt)
         return job_view(
             job,
-            waiting=None if job.is_final else self.scheduler.explain(job.job_id),
+            waiting=None if job.is_final else self._waiting(job, live),
             started_us=None if live is None else live.started_us,
         )
+
+    def _waiting(self, job: JobRecord, live: AttemptOutput | None) -> str | None:
+        """Return why a job does not run, or stands still."""
+        if job.state is JobState.QUEUED:
+            return self.scheduler.explain(job.job_id)
+        if job.is_frozen:
+            return (live.frozen if live else "") or standing_still()
+        if live is None or live.started_us is not None:
+            return None
+        return live.preparing or None
 
     def publish_change(
         self,

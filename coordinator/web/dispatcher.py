@@ -16,8 +16,10 @@ from gridx.clock import monotonic_s
 from gridx.errors import GridXError, StaleLease
 from gridx.protocol import (
     AttemptFinished,
+    AttemptFrozen,
     HandBack,
     OutputResend,
+    Preparing,
     Settled,
     StartAttempt,
     StopAttempt,
@@ -28,12 +30,14 @@ from gridx.states import JobState
 from ..bus.base import job_subject
 from ..rules.scheduling import QueuedJob as WaitingJob
 from ..rules.shapes import Shape
+from ..rules.waiting import getting_ready, standing_still
 from ..services import (
     cancel,
     claim,
     connect,
     expire,
     finish,
+    freeze,
     hand_back,
     recover,
     start,
@@ -53,6 +57,7 @@ from .output import AttemptOutput
 MAX_TOLD = 200  # waiting jobs whose reason is looked at each second
 AVOID_S = 5.0  # a worker that handed a job back is kept off it for so long
 MOVED_EVERY_S = 5.0  # less than the shortest limit, so that a slow line keeps its job
+TOLD_EVERY_S = 0.5  # how often the watchers of a job hear how far its preparation is
 _RETRY_S = 1.0
 
 _log = logging.getLogger(__name__)
@@ -349,6 +354,7 @@ class Dispatcher:
         context = self._context
         job_id, attempt = message.job_id, message.attempt
         output = context.outputs.find(job_id, attempt)
+        is_polite = link.worker.capability.pause is not None
         try:
             done = await context.store.run(
                 hand_back.hand_back,
@@ -358,6 +364,7 @@ class Dispatcher:
                 link.worker,
                 message.message[:500],
                 has_started=output is not None and output.started_us is not None,
+                is_polite=is_polite,
             )
         except StaleLease:
             link.send(StopAttempt(job_id=job_id, attempt=attempt, fenced=True))
@@ -365,7 +372,73 @@ class Dispatcher:
             return
         link.send(Settled(job_id=job_id, attempt=attempt))
         self._forget(link.worker.worker_id, job_id, attempt)
-        self._after_end(done, {link.worker.worker_id})
+        # One that pauses has no room as long as it does, and is welcome as soon as it has again.
+        self._after_end(done, set() if is_polite else {link.worker.worker_id})
+
+    def note_preparing(self, link: WorkerLink, message: Preparing) -> None:
+        """Show what an attempt waits for that has not started."""
+        output = self._find_output(link, message.job_id, message.attempt)
+        text = getting_ready(message.message)
+        if output is None or output.started_us is not None or output.preparing == text:
+            return
+        output.preparing = text
+        if not output.is_told_soon:
+            # The newest is told when the time comes, however many come until then.
+            output.is_told_soon = True
+            asyncio.get_running_loop().call_later(TOLD_EVERY_S, self._tell_preparing, output)
+
+    def _tell_preparing(self, output: AttemptOutput) -> None:
+        context = self._context
+        output.is_told_soon = False
+        is_live = context.outputs.find(output.job_id, output.attempt) is output
+        if (
+            is_live
+            and output.started_us is None
+            and context.bus.has_subscribers(job_subject(output.job_id))
+        ):
+            context.spawn(self._publish_live(output))
+
+    async def _publish_live(self, output: AttemptOutput) -> None:
+        job = await self._context.store.read(views.get_job, output.job_id)
+        if not job.is_final and job.attempt == output.attempt:
+            self._context.publish_change(job)
+
+    async def note_frozen(self, link: WorkerLink, message: AttemptFrozen) -> None:
+        """Let the clocks of an attempt stand still, or go on."""
+        context, job_id, attempt = self._context, message.job_id, message.attempt
+        output = self._find_output(link, job_id, attempt)
+        if output is None:
+            return
+        text = standing_still(message.reason, message.message) if message.frozen else ""
+        if output.frozen == text:
+            return
+        # The starts first: what the database takes for not started cannot stand still.
+        await self._record_starts()
+        await context.sessions.record_starts()
+        try:
+            job = await context.store.run(
+                freeze.note_frozen,
+                context.settings,
+                job_id,
+                attempt,
+                link.worker,
+                is_frozen=message.frozen,
+            )
+        except StaleLease:
+            link.send(StopAttempt(job_id=job_id, attempt=attempt, fenced=True))
+            self._forget(link.worker.worker_id, job_id, attempt)
+            return
+        output.frozen = text if job.is_frozen else ""
+        if not job.is_final:
+            context.publish_change(job)
+
+    def _find_output(self, link: WorkerLink, job_id: str, attempt: int) -> AttemptOutput | None:
+        """Return what is kept of an attempt of this worker; one that is not live is fenced off."""
+        output = self._context.outputs.find(job_id, attempt)
+        if output is not None and output.worker_id == link.worker.worker_id:
+            return output
+        link.send(StopAttempt(job_id=job_id, attempt=attempt, fenced=True))
+        return None
 
     def note_transfer(self, job_id: str | None, worker_id: str) -> None:
         """Note that a worker moves the blobs of a job: not each time, a write is not free."""

@@ -91,12 +91,14 @@ async def show_job(context: Context, call: Call) -> Reply:
     job = await context.store.read(views.get_job, job_id, _owner(call.caller))
     text = await _read_text(context, job_id, job.attempt)
     view = context.view(job)
+    usage = await context.store.read(views.find_usage, job) if job.is_final else None
     detail = JobDetail(
         **{name: getattr(view, name) for name in view.__struct_fields__},
         code=job.job.code,
         stdout=text.stdout,
         stderr=text.stderr,
         output_truncated=text.is_truncated,
+        usage=usage,
     )
     return Reply(value=detail)
 

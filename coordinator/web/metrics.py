@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from gridx.clock import monotonic_s
+from gridx.resources import PauseReason
 
 from ..services import views
 from .base import Call, Reply
@@ -25,6 +27,15 @@ def _by(label: str, counts: Iterable[tuple[str, int]]) -> _Samples:
     return [(f'{{{label}="{value}"}}', count) for value, count in sorted(counts)]
 
 
+def _pauses(context: Context) -> Counter[str]:
+    """Count the paused workers by reason; each reason is there, so that a rate can be made."""
+    counts = Counter({reason.value: 0 for reason in PauseReason})
+    for link in context.connections.workers():
+        if (pause := link.worker.capability.pause) is not None:
+            counts[pause.reason.value] += 1
+    return counts
+
+
 async def show_metrics(context: Context, call: Call) -> Reply:
     """Return every counter and gauge."""
     from .routes import PLAIN_TEXT  # the table names this function
@@ -35,6 +46,18 @@ async def show_metrics(context: Context, call: Call) -> Reply:
     lines = [
         *_family("jobs", "gauge", "Jobs that have not ended, by state.", _by("state", live)),
         *_family("workers_online", "gauge", "Connected workers.", [("", len(context.connections))]),
+        *_family(
+            "workers_paused",
+            "gauge",
+            "Connected workers that take no job for now, by why.",
+            _by("reason", _pauses(context).items()),
+        ),
+        *_family(
+            "attempts_frozen",
+            "gauge",
+            "Attempts that stand still while their lender pauses.",
+            [("", sum(1 for output in context.outputs.live() if output.frozen))],
+        ),
         *_family("jobs_submitted_total", "counter", "New jobs.", [("", count.submitted)]),
         *_family("attempts_dispatched_total", "counter", "Attempts.", [("", count.dispatched)]),
         *_family("jobs_ended_total", "counter", "Ended jobs.", _by("state", count.ended.items())),

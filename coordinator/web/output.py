@@ -92,6 +92,10 @@ class AttemptOutput:
         self.is_resend_asked = False
         self.is_finishing = False
         self.is_start_recorded = False
+        # what its user is shown while it does not run, and whether that is on its way to them
+        self.preparing = ""
+        self.frozen = ""
+        self.is_told_soon = False
         # of a session: when its calls started, the newest start that is written, and the turn
         # of its reports, which come in order and are taken in order
         self.is_session = False

@@ -155,12 +155,13 @@ class Sessions:
     async def tick(self) -> None:
         """Once a second: calls that have started, and sessions that have to end."""
         context = self._context
-        await self._record_starts()
+        await self.record_starts()
         if await context.store.read(end_session.has_ending):
             for ending in await context.store.run(end_session.end_due, context.settings):
                 self._note(ending)
 
-    async def _record_starts(self) -> None:
+    async def record_starts(self) -> None:
+        """Write, in one go, which calls have started."""
         context = self._context
         fresh = [
             (output, call, started_us)

@@ -26,13 +26,16 @@ async def show_status(context: Context, call: Call) -> Reply:
     """Show the grid in numbers."""
     counts = await context.store.read(views.count_jobs)
     settings = context.settings
+    offered = [link.worker.capability for link in context.connections.workers()]
+    lent = [capability for capability in offered if capability.pause is None]
     return Reply(
         value=GridStatus(
             version=__version__,
             protocol=PROTOCOL,
             auth=settings.auth,
-            workers_online=len(context.connections),
-            cores=sum(link.worker.capability.cores for link in context.connections.workers()),
+            workers_online=len(lent),
+            workers_paused=len(offered) - len(lent),
+            cores=sum(capability.cores for capability in lent),
             jobs_queued=counts.queued,
             jobs_running=counts.running,
             rates=settings.rates,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import math
 from typing import TYPE_CHECKING, Any, assert_never
 
 from tornado.websocket import WebSocketHandler
@@ -35,11 +34,11 @@ from gridx.protocol import (
     from_worker,
     to_worker,
 )
-from gridx.resources import Capability
 
 from ..bus.base import job_subject
 from ..rules.access import Scope
 from ..rules.identity import check_signature
+from ..rules.offers import checked_capability, checked_load
 from ..services import accounts, connect, enroll, session_views, views
 from ..services.sign_in import sign_in
 from ..store.records import LiveAttempt, WorkerRecord
@@ -53,29 +52,10 @@ if TYPE_CHECKING:
 
 HELLO_LIMIT_S = 20.0
 SHOW_STARTED_AFTER_S = 0.1  # a trivial cell has ended by then, and one message is saved
-_MAX_IMAGES = 64
 _MAX_NAME = 128
 
 _hello_numbers = itertools.count(1)
 _log = logging.getLogger(__name__)
-
-
-def check_capability(capability: Capability) -> None:
-    """Refuse an offer that no machine can make.
-
-    Raises:
-        InvalidRequest: a number is out of range, or a list too long.
-    """
-    if not (math.isfinite(capability.cores) and 0 < capability.cores <= 4096):
-        raise InvalidRequest("A worker offers between 0 and 4096 cores.")
-    if not 0 < capability.memory_bytes <= 1 << 50:
-        raise InvalidRequest("A worker offers between 1 byte and 1 PiB of memory.")
-    if not 0 <= capability.slots <= 4096:
-        raise InvalidRequest("A worker offers between 0 and 4096 slots.")
-    if capability.sandbox not in ("docker", "process"):
-        raise InvalidRequest(f"{capability.sandbox[:40]!r} is not a kind of sandbox.")
-    if len(capability.images) > _MAX_IMAGES or len(capability.gpus) > _MAX_IMAGES:
-        raise InvalidRequest(f"A worker offers at most {_MAX_IMAGES} images and GPUs.")
 
 
 class WorkerSocket(WebSocketHandler):
@@ -169,6 +149,7 @@ class WorkerSocket(WebSocketHandler):
             output.started_us = output.started_us or attempt.started_us
             output.is_start_recorded = attempt.started_us is not None
             output.timeout_s, output.is_session = attempt.timeout_s, attempt.is_session
+            output.frozen = ""  # it says so again, where it stands still
             ends.append(StoredEnd(job_id=attempt.job_id, attempt=attempt.attempt, offset=end))
         link = WorkerLink(
             worker=worker,
@@ -211,7 +192,7 @@ class WorkerSocket(WebSocketHandler):
         user = parse_user_name(hello.user)
         if not 0 < len(hello.name) <= _MAX_NAME or not hello.name.isprintable():
             raise InvalidRequest(f"A worker's name has 1 to {_MAX_NAME} printable characters.")
-        check_capability(hello.capability)
+        capability = checked_capability(hello.capability)
         settings, store = context.settings, context.store
         check_signature(hello, store.now_us() / 1e6)
         if hello.token is not None:
@@ -243,7 +224,7 @@ class WorkerSocket(WebSocketHandler):
             owner_id,
             hello.worker_id,
             hello.name,
-            hello.capability,
+            capability,
             hello.public_key,
         )
         token = None
@@ -272,21 +253,23 @@ class WorkerSocket(WebSocketHandler):
             case CallFinished():
                 context.spawn(self._answer(link, context.sessions.finish_call(link, message)))
             case Heartbeat():
-                link.load = message.load
-                context.scheduler.note_load(link.worker.worker_id, message.load)
+                link.load = checked_load(message.load)
+                context.scheduler.note_load(link.worker.worker_id, link.load)
                 named = {ref.job_id: ref.attempt for ref in message.running}
                 context.dispatcher.reconcile(link, named)
             case HandBack():
                 context.spawn(self._answer(link, context.dispatcher.hand_back(link, message)))
             case CapabilityChanged():
-                check_capability(message.capability)
+                capability = checked_capability(message.capability)
                 link.worker = await context.store.run(
-                    enroll.set_capability, link.worker, message.capability
+                    enroll.set_capability, link.worker, capability
                 )
-                context.scheduler.change_worker(link.worker.worker_id, message.capability)
+                context.scheduler.change_worker(link.worker.worker_id, capability)
                 context.dispatcher.pull(link.worker.worker_id)
-            case Preparing() | AttemptFrozen():
-                pass
+            case Preparing():
+                context.dispatcher.note_preparing(link, message)
+            case AttemptFrozen():
+                await context.dispatcher.note_frozen(link, message)
             case Hello():
                 raise ProtocolError("A connection has one hello.")
             case _:
