@@ -169,6 +169,16 @@ class AttemptRun:
 
     # ---- what may be asked of it from outside
 
+    @property
+    def user(self) -> str:
+        """Whose job it is."""
+        return self._start.user
+
+    @property
+    def running_s(self) -> float:
+        """For how long its sandbox has had it, without the time in which it stood still."""
+        return self._now_s() - self._began_s - self._stood_s() if self._has_begun else 0.0
+
     def stop(self) -> None:
         """End it on its user's wish: it is metered and reported as cancelled."""
         self._kill(Cause.CANCELLED)
@@ -233,10 +243,12 @@ class AttemptRun:
         """
         self._moving.clear()
         async with self._freezing:
-            is_going_on = self._has_begun and not self._has_exited and not self._is_killing
-            if self._frozen_at_s is None and self._sandbox is not None and is_going_on:
-                if self._moving.is_set():
-                    return False  # thawed meanwhile
+            if self._moving.is_set():
+                return False  # thawed meanwhile
+            if not self._has_begun or self._has_exited or self._is_killing:
+                self._go_on()
+                return False
+            if self._frozen_at_s is None and self._sandbox is not None:
                 self._stop_clocks()
                 try:
                     await self._sandbox.freeze()
@@ -248,8 +260,11 @@ class AttemptRun:
                     raise
             return self._frozen_at_s is not None
 
-    async def thaw(self) -> None:
+    async def thaw(self) -> bool:
         """Let it go on.
+
+        Returns:
+            Whether it does; it may have been frozen again meanwhile.
 
         Raises:
             SandboxError: it cannot; it is better killed.
@@ -257,11 +272,12 @@ class AttemptRun:
         self._moving.set()
         async with self._freezing:
             if not self._moving.is_set():
-                return  # frozen again meanwhile
+                return False
             if self._sandbox is not None and not self._has_exited:
                 await _unless_closed(self._sandbox.thaw())
             self._start_clocks()
         self._begin_next()
+        return True
 
     def _go_on(self) -> None:
         self._moving.set()

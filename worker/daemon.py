@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import sys
 from collections import deque
@@ -21,7 +22,6 @@ from gridx.protocol import (
     AttemptFinished,
     AttemptRef,
     CallFinished,
-    CapabilityChanged,
     Heartbeat,
     Hello,
     Output,
@@ -30,14 +30,20 @@ from gridx.protocol import (
     ToWorker,
     Welcome,
 )
-from gridx.resources import GIB, KIB, MIB, Capability
+from gridx.resources import GIB, KIB, MIB, Capability, Pause, PauseReason
 from gridx.states import Cause
 
 from .attempt import AttemptListener, AttemptRun
 from .blob_cache import BlobCache, default_limit_bytes
 from .connection import Connection, is_about_login
 from .home import Home
+from .lending.control import Ask, ControlSocket, GpuStatus, JobStatus, Status
+from .lending.lender import Lender
+from .lending.policy import Decision, Rules
+from .lending.readings import Reads, has_desktop, local_zone, this_machine
+from .lending.standstill import Standstill
 from .machine import (
+    LIVE,
     AnyEvent,
     AnyInstruction,
     Begin,
@@ -51,13 +57,16 @@ from .machine import (
     Ended,
     Forget,
     ForgetCall,
+    FreezeSandbox,
     GiveUp,
     HoldOutput,
     InterruptSandbox,
     Machine,
+    Offered,
     OutputDue,
     OutputSent,
     OutputWritten,
+    PauseChanged,
     Received,
     ReleaseOutput,
     SandboxHasJob,
@@ -67,6 +76,7 @@ from .machine import (
     SendReport,
     StopSandbox,
     StopTaking,
+    ThawSandbox,
     Ticked,
     Trim,
     Uploaded,
@@ -90,6 +100,9 @@ SAVE_AFTER_S: Final = 0.05
 SAVE_BYTES: Final = 256 * KIB  # or when so much is in memory only
 REPORT_WAIT_S: Final = 3.0  # a stop waits so long for the coordinator's last answers
 FIRST_HEARTBEAT_S: Final = 10.0
+RELEASE_AFTER_S: Final = 60.0  # a pause this long gives back the memory of what waits for jobs
+SNOOZED: Final = "snoozed"  # why a GPU is withdrawn
+STOPPING: Final = Pause(reason=PauseReason.DRAINING, message="The worker is stopping.")
 SWITCH_INTERVAL_S: Final = 0.0005
 
 
@@ -107,7 +120,10 @@ def capability_of(
         slots=settings.slots or max(1, round(2 * cores)),
         sandbox=engine.kind,
         images=engine.images,
-        gpus=gpus.gpus,
+        gpus=settings.lent_gpus(gpus.gpus),
+        accepts=settings.accepts,
+        users=settings.users,
+        isolation=engine.isolation,
         cpu_model=facts.cpu_model,
         platform=facts.platform,
     )
@@ -119,6 +135,25 @@ def warm_target(settings: WorkerSettings, facts: MachineFacts) -> int:
         return settings.warm
     cores = min(settings.cores or facts.cores, facts.cores)
     return max(1, min(MAX_WARM, round(2 * cores)))
+
+
+def rules_of(settings: WorkerSettings) -> Rules:
+    """Return when the lender lends: an owner is watched for only where there is a desktop."""
+    when_active = settings.pause_when_active
+    return Rules(
+        hours=settings.hours,
+        pause_when_active=has_desktop() if when_active is None else when_active,
+        idle_for_s=settings.idle_for_s,
+        pause_on_battery=settings.pause_on_battery,
+        max_cpu_temp_c=settings.max_cpu_temp_c,
+        max_gpu_temp_c=settings.max_gpu_temp_c,
+        on_pause=settings.on_pause,
+    )
+
+
+def hottest(gpus: GpuReader) -> float | None:
+    """Return the temperature of the hottest GPU, degrees Celsius; None where none says."""
+    return max((state.temperature_c for state in gpus.read() if state.temperature_c), default=None)
 
 
 class StopAsked:
@@ -204,10 +239,21 @@ async def _start(
     except BaseException:
         await pool.close()
         raise
+    rules = await asyncio.to_thread(rules_of, settings)
+    machine = this_machine(Reads(lambda: hottest(gpus)), watches_owner=rules.pause_when_active)
+    lender = Lender(
+        rules,
+        read=machine.read,
+        engine_problem=lambda: pool.problem,
+        zone=local_zone(),
+        folder=home.folder,
+    )
+    await lender.look()
     return Daemon(
         settings,
         home,
         pool,
+        lender,
         capability=capability,
         monitor=Monitor(gpus),
         version=version,
@@ -224,6 +270,7 @@ class Daemon:
         settings: WorkerSettings,
         home: Home,
         pool: SandboxPool,
+        lender: Lender,
         *,
         capability: Capability,
         monitor: Monitor,
@@ -235,6 +282,10 @@ class Daemon:
         self._home = home
         self._signer = Signer(home.folder / "key")
         self._pool = pool
+        self._lender = lender
+        self._machine_gpus = capability.gpus
+        self._releasing: asyncio.TimerHandle | None = None
+        self._control = ControlSocket(home.folder, self._obey)
         self._monitor = monitor
         self._version = version
         self._say = say
@@ -254,6 +305,11 @@ class Daemon:
         self._machine = Machine(owner=settings.user, capability=capability)
         self._take_up()
         self._runs: dict[AttemptRef, tuple[AttemptRun, asyncio.Task[None]]] = {}
+        self._standstill = Standstill(
+            find=lambda ref: self._runs[ref][0] if ref in self._runs else None,
+            tell=self._tell,
+            freeze_for_s=settings.freeze_for_s,
+        )
         self._due: dict[AttemptRef, asyncio.TimerHandle] = {}
         self._sent_at_s: dict[AttemptRef, float] = {}
         self._unsaved: set[AttemptRef] = set()
@@ -312,6 +368,10 @@ class Daemon:
         Raises:
             LoginRefused: the coordinator refuses this worker.
         """
+        await self._control.open()
+        self._lender.on_change = self._on_decision
+        self._on_decision(self._lender.decision)
+        lending = asyncio.create_task(self._lender.run())
         connecting = asyncio.create_task(self._connection.run())
         beating = asyncio.create_task(self._beat())
         asked = asyncio.create_task(self._stop.in_order.wait())
@@ -325,17 +385,17 @@ class Daemon:
                 task.result()
         finally:
             await self._connection.close()
-            for task in (connecting, beating, asked):
+            for task in (connecting, beating, asked, lending):
                 task.cancel()
-            await asyncio.gather(connecting, beating, asked, return_exceptions=True)
+            await asyncio.gather(connecting, beating, asked, lending, return_exceptions=True)
             await self._close()
 
     async def _drain(self) -> None:
         """Finish what can be finished in time, hand back the rest, wait for the last answers."""
         _log.info("stopping", extra={"action": "stop", "running": self._machine.live_count()})
+        self._lender.on_change = lambda decision: None
         self._tell(StopTaking())
-        capability = msgspec.structs.replace(self._machine.capability, slots=0)
-        self._connection.send(CapabilityChanged(capability=capability))
+        self._tell(PauseChanged(pause=self._machine.pause or STOPPING))
         await self._until(lambda: self._machine.unfinished_count() == 0, self._settings.drain_s)
         self._tell(GiveUp())
         if self._connection.is_open:
@@ -357,6 +417,10 @@ class Daemon:
             hurry.cancel()
 
     async def _close(self) -> None:
+        await self._control.close()
+        self._standstill.close()
+        if self._releasing is not None:
+            self._releasing.cancel()
         for _, task in self._runs.values():
             task.cancel()
         await asyncio.gather(*(task for _, task in self._runs.values()), return_exceptions=True)
@@ -453,6 +517,79 @@ class Daemon:
                 self._tell(Ticked())
             await asyncio.sleep(self._heartbeat_s)
 
+    # ---- the lender
+
+    def _on_decision(self, decision: Decision) -> None:
+        """Do what the lender's settings and words come to now."""
+        pause = decision.pause
+        if self._releasing is not None:
+            self._releasing.cancel()
+            self._releasing = None
+        if pause is None:
+            self._pool.resume()
+        elif pause.reason is not PauseReason.ENGINE:  # what is broken must be tried again
+            self._pool.pause()
+            loop = asyncio.get_running_loop()
+            self._releasing = loop.call_later(RELEASE_AFTER_S, self._pool.release)
+        for gpu in self._machine_gpus:
+            if gpu.uuid in decision.withdrawn_gpus:
+                self._pool.withdraw_gpu(gpu.uuid, SNOOZED)
+            else:
+                self._pool.return_gpu(gpu.uuid, SNOOZED)
+        self._offer()
+        self._tell(PauseChanged(pause=pause, jobs=decision.jobs))
+
+    def _offer(self) -> None:
+        """Tell the coordinator when other GPUs can be lent than before."""
+        offered = msgspec.structs.replace(self._machine.offered, gpus=self._pool.gpus)
+        if offered != self._machine.offered:
+            self._tell(Offered(capability=offered))
+
+    def _obey(self, ask: Ask) -> Status:
+        note = self._lender.obey(ask, self._machine_gpus)
+        lender, machine, settings = self._lender, self._machine, self._settings
+        decision, hours = lender.decision, lender.rules.hours
+        snoozed = lender.commands.snoozed
+        return Status(
+            worker_id=self._home.identity.worker_id,
+            name=settings.name,
+            user=settings.user,
+            coordinator=settings.coordinator,
+            is_connected=self._connection.is_open,
+            version=self._version,
+            pid=os.getpid(),
+            pause=machine.pause,
+            is_draining=decision.is_draining,
+            next_change=decision.next_change,
+            hours="always" if hours is None else hours.text,
+            on_pause=lender.rules.on_pause,
+            accepts=settings.accepts,
+            users=settings.users,
+            cores=machine.offered.cores,
+            memory_bytes=machine.offered.memory_bytes,
+            slots=machine.offered.slots,
+            warm_sandboxes=self._pool.warm,
+            jobs=tuple(
+                JobStatus(
+                    ref=ref,
+                    user=run.user,
+                    running_s=run.running_s,
+                    is_session=machine.attempts[ref].is_session,
+                    is_frozen=machine.attempts[ref].stands_still,
+                )
+                for ref, (run, _) in self._runs.items()
+                if ref in machine.attempts and machine.attempts[ref].phase in LIVE
+            ),
+            gpus=tuple(
+                GpuStatus(
+                    gpu=gpu, is_snoozed=gpu.uuid in snoozed, snoozed_until=snoozed.get(gpu.uuid)
+                )
+                for gpu in self._machine_gpus
+            ),
+            readings=lender.readings,
+            note=note,
+        )
+
     # ---- the machine
 
     def _tell(self, event: AnyEvent) -> None:
@@ -470,6 +607,8 @@ class Daemon:
                 self._do(self._todo.popleft())
         finally:
             self._is_working = False
+        if self._lender.decision.is_draining and not self._machine.unfinished_count():
+            self._stop.in_order.set()
 
     def _do(self, instruction: AnyInstruction) -> None:
         match instruction:
@@ -501,6 +640,11 @@ class Daemon:
             case ReleaseOutput(ref=ref):
                 if ref in self._runs:
                     self._runs[ref][0].release()
+            case FreezeSandbox(ref=ref):
+                is_session = self._machine.attempts[ref].is_session
+                self._standstill.freeze(ref, is_session=is_session)
+            case ThawSandbox(ref=ref):
+                self._standstill.thaw(ref)
             case Trim(ref=ref, offset=offset):
                 self._outbox.spool(ref).trim(offset)
             case DropResult(ref=ref):
@@ -530,6 +674,7 @@ class Daemon:
     def _run_over(self, ref: AttemptRef, task: asyncio.Task[None]) -> None:
         if ref in self._runs and self._runs[ref][1] is task:
             del self._runs[ref]
+            self._standstill.forget(ref)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("an attempt failed here", exc_info=error, extra={"job_id": ref.job_id})
             self._tell(CannotRun(ref=ref, reason="The worker failed to run it."))

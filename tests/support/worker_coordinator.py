@@ -20,6 +20,7 @@ from gridx.events import Event, decode_events
 from gridx.ids import new_job_id
 from gridx.protocol import (
     MAX_FRAME_BYTES,
+    PROTOCOL,
     AttemptFinished,
     AttemptRef,
     AttemptStarted,
@@ -62,6 +63,7 @@ class WorkerCoordinator:
         self.acknowledges = True  # False: stores nothing new, answers nothing
         self.settles = True
         self.refusal: Callable[[Hello], GridXError | None] = lambda hello: None
+        self.protocol = PROTOCOL
         self.heartbeat_s = 0.2
         self.token: str | None = "gxw_scripted"
         self.http_url = "http://127.0.0.1:1"  # where blobs are: nowhere, unless a test has some
@@ -229,7 +231,7 @@ class WorkerCoordinator:
         live = [ref for ref in live if ref not in self.settled]
         self.send(
             Welcome(
-                protocol=1,
+                protocol=self.protocol,
                 http_url=self.http_url,
                 heartbeat_s=self.heartbeat_s,
                 max_frame_bytes=MAX_FRAME_BYTES,

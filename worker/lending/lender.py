@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
@@ -26,7 +25,6 @@ _log = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 5.0
 LONGEST_S: Final = 365 * 24 * 3600.0  # of a pause or a snooze
-ENGINE_FAILURES: Final = 3  # starts in a row that failed, until the worker takes nothing more
 
 
 def _utc_now() -> datetime:
@@ -44,7 +42,6 @@ class Lender:
         engine_problem: Callable[[], str | None],
         zone: tzinfo,
         folder: Path,
-        on_change: Callable[[Decision], None],
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
         """
@@ -54,7 +51,6 @@ class Lender:
             engine_problem: why no sandbox can be started, if so.
             zone: the lender's.
             folder: where commands are kept.
-            on_change: told of each new decision, on the event loop.
             now: the time, aware.
         """
         self._rules = rules
@@ -62,12 +58,13 @@ class Lender:
         self._engine_problem = engine_problem
         self._zone = zone
         self._path = folder / "lending.json"
-        self._on_change = on_change
         self._now = now
         self._trail = Trail()
         self.readings = Readings()
         self.commands = self._load()
         self.decision = Decision()
+        # Told of each new decision, on the event loop.
+        self.on_change: Callable[[Decision], None] = lambda decision: None
 
     @property
     def rules(self) -> Rules:
@@ -109,7 +106,7 @@ class Lender:
             return
         if decision.pause != before.pause:
             self._log_pause(decision)
-        self._on_change(decision)
+        self.on_change(decision)
 
     @staticmethod
     def _log_pause(decision: Decision) -> None:
@@ -209,7 +206,7 @@ class Lender:
         part = self._path.with_suffix(".part")
         try:
             part.write_bytes(msgspec.json.encode(kept))
-            os.replace(part, self._path)  # noqa: PTH105 (Path.replace does the same)
+            part.replace(self._path)
         except OSError as error:
             _log.warning(
                 "the lender's commands cannot be kept over a restart",

@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 REFILL_DELAY_S: Final = 0.05
 REMOVAL_DELAY_S: Final = 0.05
 FIRST_RETRY_S: Final = 0.5
+PROBLEM_AFTER: Final = 3  # failures in a row
 LONGEST_RETRY_S: Final = 30.0
 GPU_RETRY_S: Final = 300.0  # so long after a GPU could not be started with, it is tried again
 LONGEST_GPU_RETRY_S: Final = 3600.0
@@ -144,6 +145,13 @@ class SandboxPool:
         """The devices that can be lent: not those that are withdrawn."""
         return tuple(gpu for gpu in self._devices.values() if gpu.uuid not in self._withdrawn)
 
+    @property
+    def problem(self) -> str | None:
+        """Why no sandbox can be started, after several tries in a row; None while one can."""
+        if self._default.failures < PROBLEM_AFTER or self.last_error is None:
+            return None
+        return self.last_error.message
+
     def gpus_of(self, sandbox: Sandbox) -> tuple[str, ...]:
         """Return the UUIDs of the devices that ``sandbox`` has."""
         return tuple(self._gpus_of.get(sandbox.id, ()))
@@ -196,6 +204,17 @@ class SandboxPool:
         finally:
             if waiter in shelf.waiters:
                 shelf.waiters.remove(waiter)
+
+    async def environment(
+        self, requirements: Sequence[str], *, base: Image, say: Callable[[str], None]
+    ) -> Image:
+        """Return ``base`` with these distributions installed, see ``SandboxEngine``.
+
+        Raises:
+            EnvironmentFailed: they cannot be installed.
+            SandboxError: the engine installs none.
+        """
+        return await self._engine.environment(requirements, base=base, say=say)
 
     def take_warm(self, request: ResourceRequest, image: Image | None = None) -> Sandbox | None:
         """Return a warm sandbox, or None where ``take`` would have to wait."""

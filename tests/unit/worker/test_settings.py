@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gridx.errors import SettingsError
-from gridx.resources import GIB, MIB, Capability, Gpu, Image
+from gridx.resources import GIB, MIB, Capability, Gpu, Image, Isolation
 from worker.blob_cache import default_limit_bytes
 from worker.daemon import capability_of, warm_target
 from worker.probe import MachineFacts, NoGpus
@@ -26,6 +26,7 @@ class OneImage:
     """An engine of which only the kind and the image are asked."""
 
     kind = "docker"
+    isolation = Isolation(runtime="runc")
     images = (
         Image(name="gridx/python:3.11-1", digest="sha256:1", language="python", python="3.11"),
     )
