@@ -74,11 +74,12 @@ def order(
     job_id: str | None = None,
     session: SessionSpec | None = None,
     call_timeout_s: float | None = None,
+    pip: tuple[str, ...] = (),
 ) -> Order:
     """Return a job of one core, ready to be submitted; a session with ``session``."""
     return make_order(
         user,
-        JobRequest(code=code, limits=Limits(timeout_s=timeout_s), job_id=job_id),
+        JobRequest(code=code, limits=Limits(timeout_s=timeout_s), job_id=job_id, pip=pip),
         cell,
         inputs,
         own_only=own_only,
@@ -137,6 +138,7 @@ def report(
     exit_code: int | None = None,
     message: str = "",
     call: int = 0,
+    usage: Usage | None = None,
 ) -> AttemptFinished:
     """Return a worker's report."""
     return AttemptFinished(
@@ -148,5 +150,5 @@ def report(
         message=message,
         stream_bytes=stream_bytes,
         result=result,
-        usage=Usage(wall_s=wall_s),
+        usage=usage or Usage(wall_s=wall_s),
     )

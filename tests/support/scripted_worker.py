@@ -20,9 +20,11 @@ from gridx.protocol import (
     OLDEST_PROTOCOL,
     PROTOCOL,
     AttemptFinished,
+    AttemptFrozen,
     AttemptRef,
     AttemptStarted,
     CallFinished,
+    CapabilityChanged,
     EndAttempt,
     FromWorker,
     HandBack,
@@ -32,6 +34,7 @@ from gridx.protocol import (
     Output,
     OutputAck,
     OutputResend,
+    Preparing,
     Refused,
     Settled,
     StartAttempt,
@@ -42,7 +45,7 @@ from gridx.protocol import (
     from_worker,
     to_worker,
 )
-from gridx.resources import GIB, Capability, Image, Load, Usage
+from gridx.resources import GIB, Capability, Image, Load, Pause, PauseReason, Usage
 from gridx.schemas import BlobRef
 from gridx.states import Cause
 
@@ -55,15 +58,21 @@ PYTHON_IMAGE = Image(name="gridx/python:3.11", digest="sha256:0", language="pyth
 
 
 def offer(
-    *, cores: float = 4, memory_bytes: int = 8 * GIB, slots: int = 4, sandbox: str = "docker"
+    *,
+    cores: float = 4,
+    memory_bytes: int = 8 * GIB,
+    slots: int = 4,
+    sandbox: str = "docker",
+    **more: Any,
 ) -> Capability:
-    """Return what a test's worker offers."""
+    """Return what a test's worker offers; ``more`` are other fields of Capability."""
+    fields: dict[str, Any] = {"images": (PYTHON_IMAGE,), **more}
     return Capability(
         cores=cores,
         memory_bytes=memory_bytes,
         slots=slots,
         sandbox=sandbox,
-        images=(PYTHON_IMAGE,),
+        **fields,
     )
 
 
@@ -251,6 +260,32 @@ class ScriptedWorker:
             Output(job_id=ref.job_id, attempt=ref.attempt, offset=offset, data=data, call=call)
         )
 
+    def prepare(self, ref: Any, message: str) -> None:
+        """Say what an attempt waits for that has not started."""
+        self.send(Preparing(job_id=ref.job_id, attempt=ref.attempt, message=message))
+
+    def freeze(self, ref: Any, *, is_frozen: bool = True, message: str = "") -> None:
+        """Say that an attempt stands still, since its owner uses the machine; or goes on."""
+        self.send(
+            AttemptFrozen(
+                job_id=ref.job_id,
+                attempt=ref.attempt,
+                frozen=is_frozen,
+                reason=PauseReason.ACTIVE,
+                message=message,
+            )
+        )
+
+    def announce(self, capability: Capability) -> None:
+        """Say what it offers from now on."""
+        self.capability = capability
+        self.send(CapabilityChanged(capability=capability))
+
+    def hand_back(self, ref: Any, message: str = "") -> None:
+        """Give an attempt back."""
+        self.running.pop(ref.job_id, None)
+        self.send(HandBack(job_id=ref.job_id, attempt=ref.attempt, message=message))
+
     def finish_call(
         self,
         ref: Any,
@@ -289,6 +324,7 @@ class ScriptedWorker:
         message: str = "",
         wall_s: float = 3600.0,
         call: int = 0,
+        usage: Usage | None = None,
     ) -> None:
         self.send(
             AttemptFinished(
@@ -301,7 +337,7 @@ class ScriptedWorker:
                 stream_bytes=stream_bytes,
                 result=result,
                 result_blobs=result_blobs,
-                usage=Usage(wall_s=wall_s),
+                usage=usage or Usage(wall_s=wall_s),
             )
         )
 
@@ -401,8 +437,17 @@ class WorkerThatHandsBack(ScriptedWorker):
     """Hands every job back."""
 
     async def run(self, start: StartAttempt) -> None:
-        self.running.pop(start.job_id, None)
-        self.send(HandBack(job_id=start.job_id, attempt=start.attempt, message="going home"))
+        self.hand_back(start, "going home")
+
+
+class WorkerThatPauses(ScriptedWorker):
+    """Pauses as soon as it is given a job, and hands it back; it takes the next when resumed."""
+
+    PAUSE = Pause(reason=PauseReason.ACTIVE, message="The owner is using the machine.")
+
+    async def run(self, start: StartAttempt) -> None:
+        self.announce(offer(slots=0, pause=self.PAUSE))
+        self.hand_back(start, "Paused by its lender: the owner is using the machine.")
 
 
 class WorkerThatFails(ScriptedWorker):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from coordinator.rules.scheduling import CANDIDATES, QueuedJob, Scheduler
 from coordinator.rules.shapes import Shape, class_of, is_feasible, needed_protocol
-from coordinator.rules.waiting import explain
+from coordinator.rules.waiting import explain, standing_still
 from gridx.resources import (
     GIB,
     Accepts,
@@ -550,3 +550,23 @@ def test_a_paused_worker_has_no_room_and_keeps_what_it_runs() -> None:
     room = queue.find_worker("w")
     assert room is not None
     assert room.held == {"job_1": SMALL}
+
+
+def test_a_job_that_stands_still_says_why_and_that_nothing_is_paid() -> None:
+    assert standing_still(PauseReason.ACTIVE, "The owner is using the machine.") == (
+        "Paused by its lender: the owner is using the machine. Time and cost stand still."
+    )
+    assert standing_still(PauseReason.BATTERY) == (
+        "Paused by its lender: on battery. Time and cost stand still."
+    )
+    assert standing_still() == "Paused by its lender. Time and cost stand still."
+    hostile = standing_still(PauseReason.ASKED, "\x1b[2J\nmoved\x07" + "x" * 5000)
+    assert hostile.startswith("Paused by its lender: movedx")
+    assert len(hostile) < 300
+
+
+@pytest.mark.parametrize("reason", PauseReason)
+def test_every_reason_of_a_pause_has_words(reason: PauseReason) -> None:
+    told = explain(SMALL, "a", scheduler(w=capability(paused=reason)).workers())
+    assert told.startswith("1 worker online: 1 paused (")
+    assert standing_still(reason) != standing_still()

@@ -12,6 +12,7 @@ from coordinator.rules.jobs import (
     Step,
     advance,
     believed,
+    event_for_hand_back,
     event_for_loss,
     event_for_report,
     reason_for_report,
@@ -148,3 +149,25 @@ def test_a_job_without_packages_does_not_fail_at_them() -> None:
     assert believed(Cause.ENVIRONMENT, has_requirements=True) is Cause.ENVIRONMENT
     assert believed(Cause.ENVIRONMENT, has_requirements=False) is Cause.SANDBOX_FAILED
     assert believed(Cause.ERROR, has_requirements=False) is Cause.ERROR
+
+
+@pytest.mark.parametrize(
+    ("attempt", "spared", "is_polite", "event"),
+    [
+        (1, 0, False, E.HANDED_BACK),
+        (4, 0, False, E.HANDED_BACK),
+        (5, 0, False, E.TRIES_EXHAUSTED),
+        (5, 1, False, E.HANDED_BACK),
+        (5, 4, True, E.HANDED_BACK),
+        (49, 48, True, E.HANDED_BACK),
+        (49, 5, True, E.HANDED_BACK),
+        (50, 49, True, E.TRIES_EXHAUSTED),
+    ],
+)
+def test_polite_lenders_do_not_use_a_jobs_attempts_up(
+    attempt: int, spared: int, is_polite: bool, event: JobEvent
+) -> None:
+    told = event_for_hand_back(
+        attempt, spared, is_polite=is_polite, max_attempts=5, most_attempts=50
+    )
+    assert told is event

@@ -92,3 +92,15 @@ def test_a_worker_that_moves_data_gets_time_but_not_for_ever() -> None:
     assert due_while_moving(lease, 900_000_000, **limits) == 130_000_000
     started = Lease(claimed_us=0, started_us=50_000_000, due_us=500_000_000)
     assert due_while_moving(started, 60_000_000, **limits) == 500_000_000
+
+
+def test_limits_stand_still_with_what_stands_still() -> None:
+    frozen = lease(started_us=NOW - 100, due_us=NOW - 1, frozen_until_us=NOW + 1)
+    assert find_end(frozen, NOW) is None
+    assert find_end(frozen, NOW + 1) is EndOfLease.FROZEN
+
+
+def test_what_is_to_be_stopped_or_has_lost_its_worker_does_not_wait_for_that() -> None:
+    stopping = lease(due_us=NOW, cancel_us=NOW - 5, frozen_until_us=NOW + 1000)
+    assert find_end(stopping, NOW) is EndOfLease.CANCEL_UNANSWERED
+    assert find_end(lease(lease_us=NOW, frozen_until_us=NOW + 1000), NOW) is EndOfLease.VANISHED
