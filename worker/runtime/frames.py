@@ -70,6 +70,7 @@ class Ready(Frame, frozen=True, kw_only=True, tag="ready"):
     python: str
     filtered: bool  # the child's own seccomp filter is installed
     warm_s: float = 0.0
+    meter: str = ""  # where its own readings are from: "cgroup" or "rusage"
 
 
 class Events(Frame, frozen=True, kw_only=True, tag="events"):

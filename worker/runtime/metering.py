@@ -85,6 +85,11 @@ class Meter:
                 ("memory/memory.oom_control", field(b"oom_kill"), 1),
             )
 
+    @property
+    def source(self) -> str:
+        """What ``Usage.source`` will say."""
+        return "rusage" if self._cpu is None else "cgroup"
+
     def read(self) -> Reading:
         """Return the counters now."""
         return Reading(

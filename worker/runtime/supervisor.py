@@ -1,7 +1,8 @@
 """PID 1 of a sandbox: speaks with the worker, and watches the one process that runs the job.
 
     python3 -I -S supervisor.py                      in the container, as PID 1
-    python  -I supervisor.py --process [--limit as=1073741824 ...]     without a container
+    python  -I supervisor.py --process [--namespace user ...] [--limit as=1073741824 ...]
+                                                     without a container
 
 It imports and runs nothing of the user's. The job's process is forked and warmed before the
 worker hears ``Ready``; what it writes afterwards is bytes from a stranger. A job
@@ -104,6 +105,12 @@ class Options(NamedTuple):
     process: bool = False
     filtered: bool = True
     limits: tuple[tuple[int, int], ...] = ()
+    # Of --process alone; see namespaces.py.
+    namespaces: tuple[str, ...] = ()
+    work_bytes: int = 0
+    keep: tuple[str, ...] = ()
+    hide: tuple[str, ...] = ()
+    probe: bool = False  # tell what a job would find, and end
 
 
 def parse_options(words: Sequence[str]) -> Options:
@@ -112,18 +119,29 @@ def parse_options(words: Sequence[str]) -> Options:
     Raises:
         ProtocolError: a word is unknown.
     """
-    process, filtered, limits = False, True, []
+    flags = {"--process": False, "--unfiltered": False, "--probe": False}
+    values: dict[str, list[str]] = {"--limit": [], "--namespace": [], "--keep": [], "--hide": []}
+    sizes = {"--work-bytes": 0}
     rest = iter(words)
     for word in rest:
-        if word == "--process":
-            process, filtered = True, False
-        elif word == "--unfiltered":
-            filtered = False
-        elif word == "--limit":
-            limits.append(next(rest, ""))
+        if word in flags:
+            flags[word] = True
+        elif word in values:
+            values[word].append(next(rest, ""))
+        elif word in sizes and (size := next(rest, "")).isdecimal():
+            sizes[word] = int(size)
         else:
             raise ProtocolError(f"{word!r} is not an option of the supervisor.")
-    return Options(process, filtered, parse_limits(limits))
+    return Options(
+        process=flags["--process"],
+        filtered=not flags["--unfiltered"],
+        limits=parse_limits(values["--limit"]),
+        namespaces=tuple(values["--namespace"]),
+        work_bytes=sizes["--work-bytes"],
+        keep=tuple(values["--keep"]),
+        hide=tuple(values["--hide"]),
+        probe=flags["--probe"],
+    )
 
 
 class Allowance:
@@ -206,7 +224,7 @@ class Supervisor:
                 self._finish()
                 self._wait_for_hang_up(ANSWER_FIRST_S)
         finally:
-            kill_strays(alone=not self._options.process)
+            kill_strays(alone=os.getpid() == 1)
         # The worker reads to the end, hangs up, and destroys the container anyway.
         self._wait_for_hang_up(FAREWELL_S)
         return 0
@@ -493,6 +511,7 @@ class Supervisor:
                 python=f"{version.major}.{version.minor}.{version.micro}",
                 filtered=self._options.filtered,
                 warm_s=time.monotonic() - self._started_s,
+                meter=self._meter.source,
             )
         )
         if self._early:
@@ -565,7 +584,7 @@ class Supervisor:
         reaped: list[resource.struct_rusage] = []
         if self._done is None:
             _, status, usage = os.wait4(self._child.pid, 0)
-            reaped = [usage, *kill_strays(alone=not self._options.process)]
+            reaped = [usage, *kill_strays(alone=os.getpid() == 1)]
             if self._listening:
                 self._read_records()
         # Else the child waits to be ended, and its records are complete. It is ended after the
@@ -579,7 +598,7 @@ class Supervisor:
         usage_of_call = Usage()
         if self._before_all is not None:
             if not reaped and after.cpu_s is None:
-                reaped = kill_strays(alone=not self._options.process)
+                reaped = kill_strays(alone=os.getpid() == 1)
             usage_of_call = used(
                 self._before_all,
                 after,
@@ -647,6 +666,11 @@ def main(argv: Sequence[str]) -> int:
         if options.filtered:
             syscalls.machine()
         if options.process:
+            from .outside import leave_the_machine, probe
+
+            leave_the_machine(options)
+            if options.probe:
+                return probe(out_fd, options)
             syscalls.become_subreaper()
         elif os.getpid() != 1:
             # It ends strays with kill(-1), which anywhere else means everything of this user.
@@ -655,6 +679,6 @@ def main(argv: Sequence[str]) -> int:
         # Without a container, Ctrl-C reaches every process of the terminal; the worker decides.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         return Supervisor(in_fd, out_fd, options).serve()
-    except GridXError as error:
+    except (GridXError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

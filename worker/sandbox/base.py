@@ -17,6 +17,7 @@ from gridx.errors import SandboxError
 from gridx.resources import Image, Isolation, ResourceRequest
 
 from ..runtime.frames import Frame, FromSupervisor, Ready
+from .metering import HostMeter
 
 DEFAULT_REQUEST = ResourceRequest()  # the size that warm sandboxes have
 
@@ -77,6 +78,11 @@ class Sandbox(Protocol):
     @property
     def is_closed(self) -> bool:
         """Whether the sandbox ended, or its stream was cut."""
+        ...
+
+    @property
+    def meter(self) -> HostMeter | None:
+        """Its counters, read from outside; None where only its supervisor can."""
         ...
 
     @property
@@ -183,6 +189,11 @@ class SandboxEngine(Protocol):
         Raises:
             SandboxError: it could not be started.
         """
+        ...
+
+    @property
+    def environments(self) -> bool:
+        """Whether ``environment`` builds any."""
         ...
 
     async def environment(

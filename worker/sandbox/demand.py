@@ -90,7 +90,7 @@ class Demand:
         return self._weight * math.exp((self._at_s - now_s) / RATE_WINDOW_S)
 
     def _burst_at(self, now_s: float) -> float:
-        return self._burst * 0.5 ** ((now_s - self._burst_at_s) / BURST_HALF_LIFE_S)
+        return self._burst * math.exp2((self._burst_at_s - now_s) / BURST_HALF_LIFE_S)
 
 
 def share(wanted: Sequence[int], most: int) -> list[int]:

@@ -35,14 +35,17 @@ from ..images import (
     ImageInfo,
     default_image_tag,
     engine_client,
-    ensure_image,
+    ensure_images,
     find_image,
 )
+from ..images.environments import build_environment
 from ..runtime import syscalls
 from ..runtime.frames import Frame, Freeze, FromSupervisor, Ready, Thaw, encode_frame
 from .base import Death, GpuUnavailable, Promise, SandboxClosed
+from .cgroups import CgroupMeter
 from .frames import AttachDemultiplexer
 from .limits import INPUTS_DIR, POOL_LABEL, UIDS_LABEL, WORKER_LABEL, container_options, promises
+from .metering import EngineStats, HostMeter, HostReading, reading_of_stats
 from .pipe import FrameQueue
 from .self_test import REQUEST as SELF_TEST_REQUEST
 from .self_test import Remembered, key_of, refuse, self_test
@@ -170,6 +173,7 @@ class DockerSandbox:
         image: Image,
         stream: _AttachProtocol,
         ready: Ready,
+        meter: HostMeter | None,
     ) -> None:
         self._engine = engine
         self._stream = stream
@@ -180,6 +184,7 @@ class DockerSandbox:
         self.request = request
         self.image = image
         self.ready = ready
+        self.meter = meter
         self.inputs_dir = INPUTS_DIR
 
     @property
@@ -221,6 +226,8 @@ class DockerSandbox:
     async def kill(self) -> None:
         if self._killed is None or (self._killed.done() and not self.is_removed):
             self._stream.close()
+            if self.meter is not None:
+                self.meter.close()
             self._killed = asyncio.create_task(self._engine.remove(self.id))
         await asyncio.shield(self._killed)
 
@@ -246,6 +253,11 @@ class DockerEngine:
         runtime: str | None = None,
         slots: Path | None = None,
         self_test: Path | None = None,
+        pythons: Sequence[str] = (),
+        languages: Sequence[str] = ("python",),
+        families: Sequence[str] = (),
+        environments: bool = True,
+        environments_bytes: int | None = None,
     ) -> None:
         """
         Args:
@@ -256,13 +268,24 @@ class DockerEngine:
                 path; emptied at start. A temporary one when None.
             self_test: where ``prepare`` keeps that its self-test has passed; it makes none when
                 None.
+            pythons: minor versions of more images; the first is the default's. ``python_minor``
+                alone when empty.
+            languages: of the images: "python", "bash", "node".
+            families: the lender's own images, by name.
+            environments: whether jobs may have packages installed.
+            environments_bytes: of disk for those, all together; no limit when None.
         """
         self._worker_id = worker_id
+        self._pythons = tuple(pythons) or ((python_minor,) if python_minor else ())
+        self._languages, self._families = tuple(languages), tuple(families)
+        self.environments = environments
+        self._environments_bytes = environments_bytes
+        self._offered: tuple[Image, ...] = ()
         self._remembered = None if self_test is None else Remembered(self_test)
         self._checks: tuple[Check, ...] = ()
         self._slots = Slots(slots)
         self._pool_id = f"pool_{secrets.token_hex(4)}"
-        self._python_minor = python_minor
+        self._python_minor = self._pythons[0] if self._pythons else None
         self._runtime = runtime
         self._threads = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="docker")
         self._own = threading.local()
@@ -282,7 +305,7 @@ class DockerEngine:
 
     @property
     def images(self) -> tuple[Image, ...]:
-        return () if self._image is None else (self._image.announced(),)
+        return self._offered
 
     @property
     def isolation(self) -> Isolation:
@@ -334,18 +357,31 @@ class DockerEngine:
             return await self_test(self, runtime=runtime, probe=Path(probe.name))
 
     async def _build_image(self) -> ImageInfo:
-        """Find the image, or build it in a thread that a stop of the worker does not wait for."""
-        loop = asyncio.get_running_loop()
-        built: asyncio.Future[ImageInfo] = loop.create_future()
+        """Find the images, or build them, and return the default's."""
+        found = await self._in_own_thread(
+            lambda api: ensure_images(
+                api,
+                pythons=self._pythons,
+                languages=self._languages,
+                families=self._families,
+            )
+        )
+        self._offered = tuple(image.announced() for image in found)
+        return found[0]
 
-        def build() -> None:
+    async def _in_own_thread(self, build: Callable[[Any], T]) -> T:
+        """Do what takes minutes in a thread that a stop of the worker does not wait for."""
+        loop = asyncio.get_running_loop()
+        built: asyncio.Future[T] = loop.create_future()
+
+        def work() -> None:
             try:
                 with closing(engine_client(timeout_s=API_TIMEOUT_S)) as api:
-                    image = ensure_image(api, self._python_minor)
-            except Exception as error:  # whatever it was, it belongs to who waits for the image
+                    made = build(api)
+            except Exception as error:  # whatever it was, it belongs to who waits for it
                 tell(built.set_exception, error)
             else:
-                tell(built.set_result, image)
+                tell(built.set_result, made)
 
         def tell(answer: Callable[[Any], None], value: object) -> None:
             try:
@@ -353,7 +389,7 @@ class DockerEngine:
             except RuntimeError:
                 pass  # the loop is closed: the worker has stopped
 
-        threading.Thread(target=build, name="image", daemon=True).start()
+        threading.Thread(target=work, name="image", daemon=True).start()
         return await built
 
     async def check_promises(self) -> list[Promise]:
@@ -408,6 +444,7 @@ class DockerEngine:
             stream = await self._attach(container)
             await self._call(lambda api: api.start(container))
             ready = await self._wait_ready(stream, container)
+            meter = await self._meter_of(container, ready)
         except BaseException:
             if stream is not None:
                 stream.close()
@@ -421,6 +458,7 @@ class DockerEngine:
             image=image,
             stream=stream,
             ready=ready,
+            meter=meter,
         )
 
     async def _create(
@@ -500,10 +538,50 @@ class DockerEngine:
         pools = {(entry.get("Labels") or {}).get(POOL_LABEL) for entry in found}
         return bool(pools - {self._pool_id})
 
+    async def _meter_of(self, container: str, ready: Ready) -> HostMeter | None:
+        """Open the container's counters from outside, while nobody waits for them."""
+
+        def find(api: Any) -> CgroupMeter | None:
+            state = api.inspect_container(container).get("State") or {}
+            pid = int(state.get("Pid") or 0)
+            return CgroupMeter.of_process(pid, container) if pid else None
+
+        meter = await self._call(find)
+        if meter is not None:
+            return meter
+        if ready.meter == "cgroup" and self._runtime is None:
+            return None  # the supervisor reads its own, and its word is safe from its job
+
+        async def ask() -> HostReading | None:
+            # One reading: without it the engine waits for a second one, to compare.
+            stats = await self._call(lambda api: api.stats(container, stream=False, one_shot=True))
+            return reading_of_stats(stats)
+
+        return EngineStats(ask)
+
     async def environment(
         self, requirements: Sequence[str], *, base: Image, say: Callable[[str], None]
     ) -> Image:
-        raise SandboxError("This worker installs no packages.")
+        if not self.environments:
+            raise SandboxError(
+                "This worker installs no packages.",
+                hint="Its lender has set --environments off; leave --pip out.",
+            )
+        loop = asyncio.get_running_loop()
+
+        def say_there(line: str) -> None:
+            try:
+                loop.call_soon_threadsafe(say, line)
+            except RuntimeError:
+                pass  # the loop is closed: nobody waits any more
+
+        # A taker that gives up leaves it to go on: others may wait for the same, or come for it.
+        built = await self._in_own_thread(
+            lambda api: build_environment(
+                api, requirements, base=base, say=say_there, max_bytes=self._environments_bytes
+            )
+        )
+        return built.announced()
 
     async def pause(self, container: str) -> None:
         """Let every process of a container stand still; one that does already is left so."""

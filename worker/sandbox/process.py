@@ -33,6 +33,7 @@ from ..runtime.frames import Frame, Freeze, FromSupervisor, Ready, Thaw, encode_
 from ..runtime.programs import PROGRAMS
 from .base import Death, SandboxClosed
 from .frames import MAX_STDERR_BYTES
+from .metering import HostMeter
 from .pipe import FrameQueue
 from .slots import fill
 
@@ -117,6 +118,10 @@ class ProcessSandbox:
     @property
     def is_closed(self) -> bool:
         return self._protocol.frames.closed.is_set()
+
+    @property
+    def meter(self) -> HostMeter | None:
+        return None  # its processes share a group with the worker's
 
     @property
     def is_removed(self) -> bool:
@@ -224,6 +229,7 @@ class ProcessEngine:
     """Starts supervisors as processes of this user."""
 
     kind = "process"
+    environments = False
 
     def __init__(self, *, folder: Path) -> None:
         """
