@@ -30,6 +30,13 @@ EXIT_TIMEOUT: Final = 124  # as coreutils' timeout
 EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT
 _CANCEL_S: Final = 5.0
 _JOBS_SHOWN: Final = 20
+_LANGUAGES_BY_SUFFIX: Final = {
+    "sh": "bash",
+    "bash": "bash",
+    "js": "node",
+    "mjs": "node",
+    "cjs": "node",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -77,6 +84,23 @@ def _size(text: str) -> int:
     return size_bytes
 
 
+def _language(text: str) -> str:
+    from .schemas import LANGUAGE_ALIASES, LANGUAGES
+
+    language = LANGUAGE_ALIASES.get(text, text)
+    if language not in LANGUAGES:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(LANGUAGES)}")
+    return language
+
+
+def _gpus(text: str) -> tuple[int, str]:
+    """Return number and model of ``2``, ``A100`` or ``2:A100``."""
+    from .quantities import parse_gpus
+
+    gpus: tuple[int, str] = _argument(parse_gpus, text)
+    return gpus
+
+
 def _argument(parse: Callable[[str], Any], text: str) -> Any:
     try:
         return parse(text)
@@ -101,7 +125,7 @@ def parser() -> argparse.ArgumentParser:
 
     whole = _Parser(
         prog="gridx",
-        description="Run Python on machines that other people lend, and pay in credits.",
+        description="Run code on machines that other people lend, and pay in credits.",
         epilog="Start here: `gridx up` in one terminal, `gridx submit hello.py` in another.",
     )
     whole.add_argument("--version", action="version", version=f"gridx {__version__}")
@@ -140,11 +164,28 @@ def parser() -> argparse.ArgumentParser:
     login.add_argument("--register", action="store_true", help="make the account first")
 
     submit = command("submit", _submit, "run a file and show its output as it comes", where)
-    submit.add_argument("file", metavar="FILE", help="a Python file; - reads standard input")
+    submit.add_argument(
+        "file", metavar="FILE", help="a file: .py, .sh or .js; - reads standard input"
+    )
+    submit.add_argument(
+        "--language", type=_language, metavar="NAME", help="python, bash or node; default: by FILE"
+    )
     submit.add_argument("--timeout", type=_duration, metavar="TIME", help="90, 10m, 1h; default 60")
     submit.add_argument("--cpus", type=float, metavar="N", help="cores; default 1")
     submit.add_argument("--mem", type=_size, metavar="SIZE", help="512M, 2G; default 1G")
-    submit.add_argument("--gpus", type=int, metavar="N", help="default 0")
+    submit.add_argument("--disk", type=_size, metavar="SIZE", help="of its folder; in its memory")
+    submit.add_argument(
+        "--gpu", "--gpus", type=_gpus, metavar="N|MODEL|N:MODEL", help="1, A100, 2:A100; default 0"
+    )
+    submit.add_argument("--image", metavar="NAME", help="an image that `gridx workers` shows")
+    submit.add_argument(
+        "--pip",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="PKG",
+        help="install these for it, as polars==1.20; write FILE before it",
+    )
     submit.add_argument("--detach", action="store_true", help="print the job's id and leave")
 
     jobs = command("jobs", _jobs, "list your jobs, newest first", where, as_json)
@@ -160,7 +201,8 @@ def parser() -> argparse.ArgumentParser:
     balance = command("balance", _balance, "show an account", where, as_json)
     balance.add_argument("account", nargs="?", metavar="USER", help="default: yours")
 
-    command("workers", _workers, "list the workers", where, as_json)
+    workers = command("workers", _workers, "list the workers", where, as_json)
+    workers.add_argument("--keys", action="store_true", help="with the fingerprints of their keys")
     command("status", _status, "show the grid in numbers", where, as_json)
     command("doctor", _doctor, "check this machine and its coordinator", where, as_json)
     return whole
@@ -283,13 +325,19 @@ def _submit(options: argparse.Namespace) -> int:
     from .console import Console
 
     code = _source(options.file)
+    gpus, gpu_model = options.gpu or (None, "")
     with _client(options) as client:
         job = client.submit(
             code,
             timeout_s=options.timeout,
             cpus=options.cpus,
             memory_bytes=options.mem,
-            gpus=options.gpus,
+            gpus=gpus,
+            gpu_model=gpu_model,
+            disk_bytes=options.disk,
+            language=options.language or _language_of(options.file),
+            image=options.image or "",
+            pip=_requirements(options.pip),
         )
         if options.detach:
             print(job.id)
@@ -307,6 +355,20 @@ def _submit(options: argparse.Namespace) -> int:
         return _ended(job)
 
 
+def _language_of(name: str) -> str:
+    """Return the language that a file's name stands for; Python where it says nothing."""
+    stem, _, suffix = name.rpartition(".")
+    return _LANGUAGES_BY_SUFFIX.get(suffix.lower(), "python") if stem else "python"
+
+
+def _requirements(lines: Sequence[str]) -> tuple[str, ...]:
+    if not lines:
+        return ()
+    from .requirements import parse_requirements
+
+    return parse_requirements(lines)
+
+
 def _source(name: str) -> str:
     from pathlib import Path
 
@@ -319,7 +381,7 @@ def _source(name: str) -> str:
         ) from None
     except UnicodeDecodeError:
         raise InvalidRequest(
-            f"{name} is not UTF-8 text.", hint="Submit Python source, saved as UTF-8."
+            f"{name} is not UTF-8 text.", hint="Submit source code, saved as UTF-8."
         ) from None
 
 
@@ -381,7 +443,8 @@ def _logs(options: argparse.Namespace) -> int:
             if detail.status not in FINAL_JOB_STATES:  # what there is so far
                 print(plain_text(detail.stdout), end="", flush=True)
                 print(plain_text(detail.stderr), end="", file=sys.stderr)
-                _note(f"{detail.status}; `gridx logs -f {detail.job_id}` follows it")
+                waiting = f" ({plain_text(detail.waiting)})" if detail.waiting else ""
+                _note(f"{detail.status}{waiting}; `gridx logs -f {detail.job_id}` follows it")
                 return 0
         job = client.attach(options.job)
         console = Console(job.id)
@@ -470,9 +533,7 @@ def _balance(options: argparse.Namespace) -> int:
 
 
 def _workers(options: argparse.Namespace) -> int:
-    from .identity import fingerprint
-    from .resources import format_bytes
-    from .terminal import table
+    from .workers_text import workers_text
 
     with _client(options) as client:
         workers = client.workers()
@@ -481,27 +542,7 @@ def _workers(options: argparse.Namespace) -> int:
     if not workers:
         print("No worker yet. Start one: `gridx up`, or `gridx-worker --user NAME`.")
         return 0
-    rows = []
-    for worker in sorted(workers, key=lambda w: (w.status != "online", w.name)):
-        offer = worker.capability
-        memory = f"{format_bytes(worker.free_memory_bytes)} of {format_bytes(offer.memory_bytes)}"
-        is_online = worker.status == "online"
-        rows.append(
-            (
-                worker.name,
-                worker.owner,
-                worker.status,
-                offer.sandbox,
-                f"{worker.free_cores:g} of {offer.cores:g}" if is_online else f"{offer.cores:g}",
-                memory if is_online else format_bytes(offer.memory_bytes),
-                ", ".join(gpu.name for gpu in offer.gpus) or "-",
-                f"{worker.load.cpu:.0%}" if worker.load and is_online else "",
-                str(worker.running) if is_online else "",
-                fingerprint(worker.public_key) if worker.public_key else "",
-            )
-        )
-    head = ("WORKER", "OWNER", "STATUS", "SANDBOX", "CORES", "MEMORY", "GPUS", "CPU", "JOBS", "KEY")
-    print(table(head, rows, right=(7, 8)))
+    print(workers_text(workers, keys=options.keys))
     return 0
 
 

@@ -17,6 +17,8 @@ from .events import (
     UpdateDisplayData,
 )
 from .resources import format_bytes
+from .schemas import JobView
+from .states import FINAL_JOB_STATES
 from .terminal import plain_text
 from .updates import EventArrived, Finished, LinkChanged, Restarted, StateChanged, Update
 
@@ -28,6 +30,7 @@ class Console:
         self._job_id = job_id
         self._cleaners = {"stdout": TextCleaner(), "stderr": TextCleaner()}
         self._waiting: str | None = None
+        self._is_still = False
         self._line_is_open = False
 
     def show(self, update: Update | None) -> None:
@@ -38,10 +41,7 @@ class Console:
             case EventArrived():
                 self._show_event(update.event)
             case StateChanged():
-                waiting = update.view.waiting if update.view.status == "queued" else None
-                if waiting and waiting != self._waiting:
-                    self._remark(f"waiting: {waiting}")
-                self._waiting = waiting
+                self._show_waiting(update.view)
             case Restarted():
                 self._remark(
                     f"attempt {update.attempt} begins, the one before could not finish; the output"
@@ -55,6 +55,15 @@ class Console:
                 )
             case _:
                 assert_never(update)
+
+    def _show_waiting(self, view: JobView) -> None:
+        waiting = view.waiting
+        if waiting and waiting != self._waiting:
+            self._remark(f"waiting: {waiting}" if view.status == "queued" else waiting)
+        is_still = bool(waiting) and view.started_at is not None
+        if self._is_still and not is_still and view.status not in FINAL_JOB_STATES:
+            self._remark("it goes on")
+        self._waiting, self._is_still = waiting, is_still
 
     def close(self) -> None:
         """Write what was kept back, with colours switched off."""

@@ -1,8 +1,9 @@
-"""Sizes and times as people type and read them: ``2G``, ``512M``, ``90``, ``10m``, ``1h30m``."""
+"""Sizes, times and GPUs as people type and read them: ``2G``, ``90``, ``1h30m``, ``2:A100``."""
 
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from .errors import InvalidRequest
 from .resources import GIB, KIB, MIB
@@ -13,6 +14,38 @@ _TIME = re.compile(
     r"\s*(?:(\d+(?:\.\d+)?)h)?\s*(?:(\d+(?:\.\d+)?)m)?\s*(?:(\d+(?:\.\d+)?)s?)?\s*\Z",
     re.IGNORECASE,
 )
+
+
+class Gpus(NamedTuple):
+    """How many GPUs, and a part of the name that each must have; "": any."""
+
+    number: int
+    model: str = ""
+
+
+def parse_gpus(text: str) -> Gpus:
+    """Return what ``text`` asks for: a number, a model, or both.
+
+    >>> parse_gpus("2"), parse_gpus("A100"), parse_gpus("2:A100")
+    (Gpus(number=2, model=''), Gpus(number=1, model='A100'), Gpus(number=2, model='A100'))
+
+    Raises:
+        InvalidRequest: it is none of these.
+    """
+    number, colon, model = text.partition(":")
+    if not colon and not text.isdecimal():
+        number, model = "1", text
+    is_model = bool(re.fullmatch(r"[A-Za-z0-9][\w .+-]{0,63}", model)) if model else not colon
+    if not text or not number.isdecimal() or not is_model:
+        raise InvalidRequest(
+            f"{text!r} asks for no GPU.", hint="Write a number, a model, or both: 2, A100, 2:A100."
+        )
+    if int(number) > 64 or (model and int(number) == 0):
+        raise InvalidRequest(
+            f"{text!r} is more than 64 GPUs, or none of a model.",
+            hint="Ask for 1 to 64; a model that is a number is written 1:4090.",
+        )
+    return Gpus(int(number), model)
 
 
 def parse_size(text: str) -> int:

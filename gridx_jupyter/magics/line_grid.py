@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from gridx.credits import format_credits, from_credits
 from gridx.display import clean_line
-from gridx.resources import format_bytes
 from gridx.settings import normalise_url
-from gridx.terminal import plain_text, table
+from gridx.terminal import plain_text
 
 from .line import Parser, words_of
 
@@ -27,39 +26,13 @@ def credits_text(amount: float) -> str:
 
 
 def workers_text(workers: Sequence[WorkerView]) -> str:
-    """Return workers as a table."""
-    online = [worker for worker in workers if worker.status == "online"]
-    if not online:
-        return "No worker is online. Lend this machine with `gridx up` in a terminal."
-    from gridx.identity import fingerprint
+    """Return the workers that are connected as a table."""
+    from gridx.workers_text import workers_text as table_of
 
-    head = (
-        "WORKER",
-        "OWNER",
-        "FREE CORES",
-        "FREE MEMORY",
-        "GPUS",
-        "RUNNING",
-        "SANDBOX",
-        "PYTHON",
-        "KEY",
-    )
-    rows = [
-        (
-            worker.name,
-            worker.owner,
-            f"{worker.free_cores:g} of {offer.cores:g}",
-            f"{format_bytes(worker.free_memory_bytes)} of {format_bytes(offer.memory_bytes)}",
-            str(len(offer.gpus)),
-            str(worker.running),
-            offer.sandbox,
-            ", ".join(sorted({image.python for image in offer.images if image.python})),
-            fingerprint(worker.public_key) if worker.public_key else "",
-        )
-        for worker in online
-        for offer in (worker.capability,)
-    ]
-    return table(head, rows, right=(4, 5))
+    connected = [worker for worker in workers if worker.status != "offline"]
+    if not connected:
+        return "No worker is online. Lend this machine with `gridx up` in a terminal."
+    return table_of(connected, keys=True)
 
 
 def balance_text(account: AccountView) -> str:

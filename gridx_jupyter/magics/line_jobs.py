@@ -191,7 +191,8 @@ def show_logs(notebook: Notebook, rest: str) -> None:
     if view.status not in FINAL_JOB_STATES:  # what there is so far
         sys.stdout.write(clean_text(view.stdout))
         sys.stderr.write(clean_text(view.stderr))
-        print(f"[{view.job_id} is {clean_line(view.status, 20)}]")
+        waiting = f": {clean_line(view.waiting, 200)}" if view.waiting else ""
+        print(f"[{view.job_id} is {clean_line(view.status, 20)}{waiting}]")
     elif given.to is None:
         _replay(notebook, given.job, {"stdout": sys.stdout, "stderr": sys.stderr})
     else:

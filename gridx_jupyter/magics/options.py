@@ -13,14 +13,14 @@ import keyword
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 from IPython.core.error import UsageError
 
 from gridx.disk import check_disk
 from gridx.errors import GridXError, NotBuilt
-from gridx.quantities import format_duration, parse_duration, parse_size
+from gridx.quantities import Gpus, format_duration, parse_duration, parse_gpus, parse_size
 from gridx.resources import GIB, MIB, format_bytes
 from gridx.schemas import LANGUAGE_ALIASES, LANGUAGES, MAX_TIMEOUT_S, Limits
 
@@ -82,13 +82,6 @@ class CellOptions:
         return self.language != "python"
 
 
-class Gpus(NamedTuple):
-    """What ``--gpu`` asks for."""
-
-    number: int
-    model: str = ""
-
-
 def _cores(text: str) -> float:
     cores = float(text)
     if not 0 < cores <= 1024:
@@ -101,24 +94,6 @@ def _memory(text: str) -> int:
     if size < 64 * 1024 * 1024:
         raise ValueError(f"is {format_bytes(size)}; at least 64M is needed")
     return size
-
-
-def parse_gpus(text: str) -> Gpus:
-    """Return what ``2``, ``A100`` or ``2:A100`` asks for.
-
-    Raises:
-        ValueError: it is none of these; the text says what is wrong.
-    """
-    count, colon, model = text.partition(":")
-    if not colon and not text.isdecimal():
-        count, model = "1", text
-    if not text or not count.isdecimal():
-        raise ValueError("must be a number, a model, or both as 2:A100")
-    if int(count) > 64 or (model and int(count) == 0):
-        raise ValueError(f"must be {'1' if model else '0'} to 64 GPUs; a model is 1:MODEL")
-    if (colon or model) and not re.fullmatch(r"[A-Za-z0-9][\w .+-]{0,63}", model):
-        raise ValueError("is not a model's name, such as A100")
-    return Gpus(int(count), model)
 
 
 def _disk(text: str) -> int:

@@ -25,6 +25,7 @@ class Progress:
         self.connected = True
         self.restarts = 0
         self._running_since_s: float | None = None
+        self._still_since_s: float | None = None  # it stands still, and so does its clock
 
     def note(self, update: Update | None) -> None:
         """Take in one update."""
@@ -37,16 +38,27 @@ class Progress:
                 self.connected = connected
             case Restarted():
                 self.restarts += 1
-                self._running_since_s = None
+                self._running_since_s = self._still_since_s = None
             case _:
                 pass
+        now_s = time.monotonic()
         if self.view.started_at is not None and self._running_since_s is None:
-            self._running_since_s = time.monotonic()
+            self._running_since_s = now_s
+        self._stand_still(self._running_since_s is not None and bool(self.view.waiting), now_s)
+
+    def _stand_still(self, is_still: bool, now_s: float) -> None:
+        if is_still and self._still_since_s is None:
+            self._still_since_s = now_s
+        elif not is_still and self._still_since_s is not None:
+            if self._running_since_s is not None:
+                self._running_since_s += now_s - self._still_since_s
+            self._still_since_s = None
 
     def text(self) -> str:
         """Return the line."""
         since_s = self._running_since_s
-        running_s = 0.0 if since_s is None else time.monotonic() - since_s
+        until_s = time.monotonic() if self._still_since_s is None else self._still_since_s
+        running_s = 0.0 if since_s is None else until_s - since_s
         return progress_text(self.view, running_s, connected=self.connected)
 
 

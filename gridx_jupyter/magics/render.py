@@ -64,7 +64,8 @@ def progress_text(
     sent: tuple[int, int] | None = None,
     received: tuple[int, int] | None = None,
 ) -> str:
-    """Return how a job stands: ``queued``, ``starting`` or ``running``, with the reason or time.
+    """Return how a job stands: ``queued``, ``starting``, ``running`` or ``standing still``, with
+    the reason or the time.
 
     Args:
         running_s: since it began to run.
@@ -76,12 +77,14 @@ def progress_text(
         return sending_text(*sent)
     if received is not None:
         return receiving_text(*received)
+    waiting = clean_line(view.waiting or "", 200)
     if view.status == JobState.QUEUED:
-        waiting = clean_line(view.waiting or "", 200)
         return f"queued ({waiting})" if waiting else "queued"
     if view.started_at is None:
-        return f"starting on {worker_of(view)}"
+        return f"starting on {worker_of(view)}" + (f" ({waiting})" if waiting else "")
     minutes, seconds = divmod(int(running_s), 60)
+    if waiting:
+        return f"standing still at {minutes:02d}:{seconds:02d} on {worker_of(view)} ({waiting})"
     return f"running {minutes:02d}:{seconds:02d} on {worker_of(view)}"
 
 

@@ -126,8 +126,8 @@ def test_balance_workers_and_status_are_for_people_and_for_programs(env: dict[st
     assert gridx("balance", env=env).stdout == "ada: 100.00 free, 0.00 held, 100.00 in all\n"
     assert json.loads(gridx("balance", "ada", "--json", env=env).stdout)["balance"] == 100.0
     head, row = gridx("workers", env=env).stdout.splitlines()
-    assert head.split()[:4] == ["WORKER", "OWNER", "STATUS", "SANDBOX"]
-    assert row.split()[1:4] == ["ada", "online", "process"]
+    assert head.split()[:4] == ["WORKER", "OWNER", "STATUS", "TAKES"]
+    assert row.split()[1:4] == ["ada", "online", "own"]
     (worker,) = json.loads(gridx("workers", "--json", env=env).stdout)
     assert worker["capability"]["sandbox"] == "process"
     assert "1 online" in gridx("status", env=env).stdout

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gridx import __version__, cli
-from gridx.cli import EXIT_REFUSED, EXIT_USAGE, main, parser
+from gridx.cli import EXIT_REFUSED, EXIT_USAGE, _language_of, main, parser
 from gridx.console import Console
 from gridx.doctor import Row, needs_care
 from gridx.events import (
@@ -59,7 +59,10 @@ def view(status: str = "completed", **fields: Any) -> JobView:
     [
         ("submit x.py", {"file": "x.py", "timeout": None, "mem": None, "detach": False}),
         ("submit - --timeout 10m --mem 2G", {"file": "-", "timeout": 600.0, "mem": 2 * GIB}),
-        ("submit x.py --cpus 1.5 --gpus 2 --detach", {"cpus": 1.5, "gpus": 2, "detach": True}),
+        ("submit x.py --cpus 1.5 --gpus 2 --detach", {"cpus": 1.5, "gpu": (2, ""), "detach": True}),
+        ("submit x.py --gpu 2:A100 --disk 1G", {"gpu": (2, "A100"), "disk": GIB}),
+        ("submit x.sh --language sh --image torch", {"language": "bash", "image": "torch"}),
+        ("submit x.py --pip polars tqdm>=4", {"file": "x.py", "pip": ["polars", "tqdm>=4"]}),
         ("submit --mem 512M x.py --url h:1", {"mem": 512 * MIB, "url": "h:1", "file": "x.py"}),
         ("up", {"http_port": 8081, "ws_port": 8080, "sandbox": "auto", "data_dir": None}),
         ("up --http-port 0 --ws-port 0 --sandbox process", {"http_port": 0, "sandbox": "process"}),
@@ -88,6 +91,8 @@ def test_a_command_line_is_understood(line: str, expected: dict[str, object]) ->
         ("submit x.py --timout 5", "Did you mean '--timeout'?"),
         ("submit x.py --timeout soon", "'soon' is not a time"),
         ("submit x.py --mem lots", "'lots' is not a size"),
+        ("submit x.py --gpu f(x)", "'f(x)' asks for no GPU"),
+        ("submit x.rb --language ruby", "'ruby' is none of python, bash, node"),
         ("submit", "required: FILE"),
         ("up --http-port 99999", "'99999' is not a port"),
         ("up --sandbox dokcer", "Did you mean 'docker'?"),
@@ -120,6 +125,23 @@ def test_the_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         main(["--version"])
     assert capsys.readouterr().out == f"gridx {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "language"),
+    [
+        ("a.py", "python"),
+        ("dir.js/a", "python"),
+        ("-", "python"),
+        (".sh", "python"),
+        ("a.sh", "bash"),
+        ("a.SH", "bash"),
+        ("a.b.js", "node"),
+        ("a.mjs", "node"),
+    ],
+)
+def test_a_files_name_says_its_language(name: str, language: str) -> None:
+    assert _language_of(name) == language
 
 
 @pytest.mark.parametrize("command", ["jobs", "balance", "workers", "status", "cancel job_1"])

@@ -104,6 +104,23 @@ def test_progress_counts_from_the_start_of_the_newest_attempt() -> None:
     assert "reconnecting" in progress.text()
 
 
+def test_the_clock_stands_still_while_the_job_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr("gridx_jupyter.magics.progress.time.monotonic", lambda: now_s)
+    running = view(status="running", worker_name="anna", started_at=NOW)
+    still = view(status="running", worker_name="anna", started_at=NOW, waiting="Paused")
+    progress = Progress(running)
+    progress.note(StateChanged(running))
+    now_s += 65
+    progress.note(StateChanged(still))
+    now_s += 3600
+    progress.note(None)
+    assert progress.text() == "standing still at 01:05 on anna (Paused)"
+    progress.note(StateChanged(running))
+    now_s += 5
+    assert progress.text() == "running 01:10 on anna"
+
+
 def test_the_namespace_of_the_submit_is_let_go_after_landing(notebook: Notebook) -> None:
     class Large:
         pass

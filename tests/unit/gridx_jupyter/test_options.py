@@ -9,13 +9,13 @@ import pytest
 from IPython.core.error import UsageError
 
 from gridx.errors import NotBuilt
+from gridx.quantities import Gpus
 from gridx.resources import GIB, MIB
 from gridx_jupyter.magics.options import (
     CELL_OPTIONS,
     NOT_BUILT,
     NOT_OF_SCRIPTS,
     CellOptions,
-    Gpus,
     option_names,
     options_help,
     parse_cell_options,
@@ -107,12 +107,12 @@ def test_an_option_is_read(line: str, expected: CellOptions) -> None:
         ("--cpus nan", "above 0"),
         ("--mem big", "is not a size"),
         ("--mem 1M", "at least 64M"),
-        ("--gpu=", "must be a number, a model, or both as 2:A100"),
-        ("--gpu 65", "0 to 64 GPUs; a model is 1:MODEL"),
-        ("--gpu two:A100", "must be a number, a model"),
-        ("--gpu 0:A100", "must be 1 to 64"),
-        ("--gpu 2:", "is not a model's name"),
-        ("--gpu f(x)", "is not a model's name"),
+        ("--gpu=", "Write a number, a model, or both: 2, A100, 2:A100."),
+        ("--gpu 65", "more than 64 GPUs"),
+        ("--gpu two:A100", "asks for no GPU"),
+        ("--gpu 0:A100", "or none of a model"),
+        ("--gpu 2:", "asks for no GPU"),
+        ("--gpu f(x)", "asks for no GPU"),
         ("--disk", "--disk needs a value"),
         ("--disk 1K", "at least 1M"),
         ("--disk 1G", "does not fit into 1 GiB of memory"),

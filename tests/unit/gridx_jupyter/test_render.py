@@ -40,6 +40,25 @@ def view(**fields: Any) -> JobView:
         ({"waiting": "3 workers online: 1 busy"}, 0, "queued (3 workers online: 1 busy)"),
         ({"status": "running", "worker_name": "anna"}, 0, "starting on anna"),
         (
+            {
+                "status": "running",
+                "worker_name": "anna",
+                "waiting": "Installing 3 packages: downloading",
+            },
+            0,
+            "starting on anna (Installing 3 packages: downloading)",
+        ),
+        (
+            {
+                "status": "running",
+                "worker_name": "anna",
+                "started_at": NOW,
+                "waiting": "Paused by its lender; time and cost stand still",
+            },
+            72.9,
+            "standing still at 01:12 on anna (Paused by its lender; time and cost stand still)",
+        ),
+        (
             {"status": "running", "worker_name": "anna", "started_at": NOW},
             72.9,
             "running 01:12 on anna",
