@@ -17,7 +17,7 @@ import pytest
 from tests.support import weakened
 
 ROOT: Final = Path(__file__).parents[2]
-PLACES: Final = ("tests/acceptance/adversarial", "tests/acceptance/test_docker_sandbox.py")
+PLACES: Final = ("tests/acceptance/test_docker_sandbox.py", "tests/acceptance/adversarial")
 
 
 class Noticed(NamedTuple):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -64,22 +65,20 @@ folder = "FOLDER"
 """
 
 
+Found = Callable[[str], dict[str, Any]]
+
+
 @pytest.fixture(scope="module")
-def full(cells: HostileCells) -> dict[str, Any]:
-    """What each of the folders has come to, filled in a container of its own."""
-    code = (
-        FILL + "say(mounted=mounted(folder), full=tries(filled, folder), many=tries(many, folder))"
-    )
-    return {
-        folder: cells.run(code.replace("FOLDER", folder), memory_bytes=256 * MIB)
-        for folder in SIZES
-    }
+def full(cells: HostileCells) -> Found:
+    """What a folder has come to, filled in a container of its own."""
 
+    @functools.cache
+    def fill(folder: str) -> dict[str, Any]:
+        acts = "mounted=mounted(folder), full=tries(filled, folder), many=tries(many, folder)"
+        code = FILL.replace("FOLDER", folder)
+        return cells.probe(f"{code}say({acts})", memory_bytes=256 * MIB)
 
-def found_in(full: dict[str, Any], folder: str) -> dict[str, Any]:
-    assert full[folder].said is not None, full[folder]
-    found: dict[str, Any] = json.loads(full[folder].stdout.splitlines()[-1])
-    return found
+    return fill
 
 
 def each_folder(name: str) -> pytest.MarkDecorator:
@@ -94,32 +93,32 @@ def each_folder(name: str) -> pytest.MarkDecorator:
 
 
 @each_folder("size")
-def test_a_folder_ends_at_its_size(full: dict[str, Any], folder: str) -> None:
-    size, why = found_in(full, folder)["full"]
+def test_a_folder_ends_at_its_size(full: Found, folder: str) -> None:
+    size, why = full(folder)["full"]
     assert why == "ENOSPC"
     assert SIZES[folder] - MIB < size <= SIZES[folder]  # the runtime has a few pages of /tmp
 
 
 @each_folder("nr_inodes")
-def test_a_hundred_thousand_files_end_at_their_number(full: dict[str, Any], folder: str) -> None:
-    made, why = found_in(full, folder)["many"]
+def test_a_hundred_thousand_files_end_at_their_number(full: Found, folder: str) -> None:
+    made, why = full(folder)["many"]
     assert why == "ENOSPC"
     assert FILES * 0.95 < made < FILES
 
 
 @each_folder("noexec")
-def test_nothing_in_a_folder_is_executed(full: dict[str, Any], folder: str) -> None:
-    assert "noexec" in found_in(full, folder)["mounted"]
+def test_nothing_in_a_folder_is_executed(full: Found, folder: str) -> None:
+    assert "noexec" in full(folder)["mounted"]
 
 
 @each_folder("nosuid")
-def test_a_setuid_program_in_a_folder_is_none(full: dict[str, Any], folder: str) -> None:
-    assert "nosuid" in found_in(full, folder)["mounted"]
+def test_a_setuid_program_in_a_folder_is_none(full: Found, folder: str) -> None:
+    assert "nosuid" in full(folder)["mounted"]
 
 
 @each_folder("nodev")
-def test_a_device_in_a_folder_is_none(full: dict[str, Any], folder: str) -> None:
-    assert "nodev" in found_in(full, folder)["mounted"]
+def test_a_device_in_a_folder_is_none(full: Found, folder: str) -> None:
+    assert "nodev" in full(folder)["mounted"]
 
 
 def test_folders_in_folders_end_at_the_same_number(cells: HostileCells) -> None:
