@@ -7,7 +7,7 @@ ENGINE := $(PY) scripts/docker_engine.py run --
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test check unit format coverage bench fidelity conformance openapi image clean
+.PHONY: help setup demo lab test check unit format coverage bench fidelity mutations conformance openapi image clean
 
 help: ## List these commands
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ fidelity: setup ## Each cell of NOTEBOOK=… (or of ours) here and under %%gridx
 
 fuzz: setup ## A million changed or forged messages of a worker (FUZZ="COUNT --seed N"); goes on where it was
 	@$(PY) -m tests.fuzz $(FUZZ)
+
+mutations: setup ## The sandbox without each of its protections in turn: which test fails (FLAGS="…")
+	@$(ENGINE) sh -c '$(PY) -m worker.images && exec $(PY) -m tests.mutation $(FLAGS)'
 
 conformance: setup ## cloudpickle's own tests on our pickler; cells sent to other PYTHONS="…"
 	@$(PY) -m tests.conformance.cloudpickle_suite $(if $(CLOUDPICKLE_TESTS),--tests $(CLOUDPICKLE_TESTS))
