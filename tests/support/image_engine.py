@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import docker.errors
@@ -40,12 +40,12 @@ class ImageEngine:
         kind: str = "python",
         created: int = 0,
         size_bytes: int = 0,
-        **labels: str,
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         label = {
             MANIFEST_LABEL: msgspec.json.encode(manifest).decode(),
             "gridx.image": kind,
-            **labels,
+            **(labels or {}),
         }
         self.images_by_name[name] = {
             "Id": f"sha256:{name}",

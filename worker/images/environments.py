@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -80,9 +80,10 @@ def build_environment(
         EnvironmentFailed: they cannot be installed; it ends with the log's last lines.
         SandboxError: the engine does not answer, or has no such image.
     """
-    below = find_image(api, base.digest) or find_image(api, base.name)
-    if below is None or below.manifest.language != "python":
+    found = find_image(api, base.digest)
+    if found is None or found.manifest.language != "python":
         raise SandboxError(f"This engine has no image {base.name} to install packages on.")
+    below = msgspec.structs.replace(found, tag=base.name)
     try:
         asked = parse_requirements(requirements)
     except InvalidRequest as error:
@@ -97,9 +98,9 @@ def build_environment(
             return there
         say("resolving")
         try:
-            with resolve(asked, below.manifest, limits=limits) as found:
-                _check_allowed(found.versions, allowed)
-                built = _built(api, key, below, found, say) if found.missing else below
+            with resolve(asked, below.manifest, limits=limits) as resolved:
+                _check_allowed(resolved.versions, allowed)
+                built = _built(api, below, resolved, say) if resolved.missing else below
         except PipFailed as error:
             raise _refused(error.sentence, error.log) from None
         _remember(key, built)
@@ -110,7 +111,7 @@ def build_environment(
         return built
 
 
-def _built(api: Any, key: str, below: ImageInfo, found: Resolved, say: Say) -> ImageInfo:
+def _built(api: Any, below: ImageInfo, found: Resolved, say: Say) -> ImageInfo:
     if all(pin.sha256 for pin in found.missing) and (there := _find(api, below, _hashes(found))):
         return there
     count = f"{len(found.missing)} wheel{'s' if len(found.missing) > 1 else ''}"
@@ -174,10 +175,10 @@ def _find(api: Any, below: ImageInfo, hashes: Sequence[str]) -> ImageInfo | None
     return find_image(api, _tag(below, hashes))
 
 
-def _check_allowed(versions: Sequence[str] | Any, allowed: frozenset[str] | None) -> None:
+def _check_allowed(names: Iterable[str], allowed: frozenset[str] | None) -> None:
     if allowed is None:
         return
-    others = sorted(name for name in versions if name not in allowed)
+    others = sorted(name for name in names if name not in allowed)
     if others:
         raise EnvironmentFailed(
             f"The lender of this worker does not let jobs install {', '.join(others[:5])}.",

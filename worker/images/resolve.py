@@ -158,7 +158,7 @@ class _Pip:
             *("--dry-run", "--ignore-installed", "--target", str(self._scratch / "none")),
             *("--report", str(report)),
             *("--constraint", self._list("kept.txt", kept)),
-            *("--requirement", self._list("asked.txt", requirements)),
+            *requirements,  # names with versions, so that none of them is an option
         )
         try:
             with report.open("rb") as file:
@@ -202,7 +202,7 @@ class _Pip:
                 [
                     *(sys.executable, "-I", "-c", _SOURCE),
                     *(str(limits.memory_bytes), str(limits.download_bytes), command),
-                    *("--quiet", "--no-input", "--no-color", "--no-cache-dir"),
+                    *("--no-input", "--no-color", "--no-cache-dir"),
                     *("--disable-pip-version-check", "--progress-bar", "off"),
                     *self._options,
                     *words,

@@ -1,0 +1,72 @@
+"""Which environments stay on the disk."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from gridx.errors import EnvironmentFailed, SandboxError
+from tests.support.image_engine import MANIFEST, ImageEngine
+from worker.images import ImageInfo
+from worker.images.environments import build_environment, environments, evict
+
+BASE = ImageInfo(tag="gridx/python:3.11-a", id="sha256:gridx/python:3.11-a", manifest=MANIFEST)
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> ImageEngine:
+    """Three environments of 100 bytes each, used one after another, on an image of 1000."""
+    made = ImageEngine()
+    made.add(BASE.tag, MANIFEST, size_bytes=1000)
+    folder = tmp_path / "gridx" / "environments"
+    folder.mkdir(parents=True)
+    for at, name in enumerate(("second", "first", "third")):
+        made.add(
+            f"gridx/env:{name}",
+            MANIFEST,
+            kind="environment",
+            size_bytes=1100,
+            labels={"gridx.below": BASE.id},
+        )
+        used = folder / f"used-{name}"
+        used.touch()
+        os.utime(used, times=((100, 50, 200)[at],) * 2)
+    return made
+
+
+def test_an_environment_counts_with_what_it_adds(engine: ImageEngine) -> None:
+    assert [(one.tag, one.size_bytes) for one in environments(engine)] == [
+        ("gridx/env:first", 100),
+        ("gridx/env:second", 100),
+        ("gridx/env:third", 100),
+    ]
+
+
+def test_those_used_longest_ago_go_first(engine: ImageEngine) -> None:
+    assert evict(engine, 150) == ["gridx/env:first", "gridx/env:second"]
+    assert evict(engine, 150) == []
+
+
+def test_one_with_a_container_and_the_one_just_built_stay(engine: ImageEngine) -> None:
+    engine.live.append("sha256:gridx/env:first")
+    assert evict(engine, 0, keep="sha256:gridx/env:second") == ["gridx/env:third"]
+
+
+def test_nothing_is_resolved_for_a_list_that_is_refused() -> None:
+    engine = ImageEngine()
+    engine.add(BASE.tag, MANIFEST)
+    said: list[str] = []
+    with pytest.raises(EnvironmentFailed) as caught:
+        build_environment(
+            engine, ["x @ https://h.test/x.whl"], base=BASE.announced(), say=said.append
+        )
+    assert "only names and versions" in caught.value.message
+    assert said == []
+
+
+def test_an_image_that_is_gone_is_the_workers_trouble_and_not_the_users() -> None:
+    with pytest.raises(SandboxError) as caught:
+        build_environment(ImageEngine(), ["x"], base=BASE.announced(), say=lambda _: None)
+    assert BASE.tag in caught.value.message
