@@ -165,7 +165,7 @@ def _run_cached(notebook: Notebook, order: Order, screen: Screen, status: Status
     _store(notebook, order, result)
     foreground.run()
     if result.ok and result.kept.is_whole:
-        cached.keep(job.view, result.kept.stream(), bytes(result.raw))
+        cached.keep(job.view, result.kept.stream(), bytes(result.raw) or None)
 
 
 def watch(

@@ -69,10 +69,11 @@ class OpenSession:
         """
         if self.image is None:
             return dataclasses.replace(options, image="", pip=())
-        wanted = options.image or self.image
+        image = self.image or "python"
+        wanted = options.image or image
         more = [package for package in options.pip if package not in self.pip]
-        if wanted != self.image or more:
-            has = f"the image {self.image or 'python'}"
+        if wanted != image or more:
+            has = f"the image {image}"
             if self.pip:
                 has += f" with {', '.join(self.pip)}"
             asked = ", ".join(more) if more else f"the image {wanted}"

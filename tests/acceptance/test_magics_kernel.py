@@ -209,7 +209,7 @@ def test_a_refusal_of_the_coordinator_is_a_sentence(grid: GridThread, kernel: Ke
     [
         ("%%gridx --cpsu 2\nx = 1", "UsageError", "Did you mean --cpus?"),
         ("%%gridx\n   ", "UsageError", "Nothing was run."),
-        ("%%gridx --image a\nx = 1", "NotBuilt", "not in this release"),
+        ("%%gridx --max-cost 1\nx = 1", "NotBuilt", "not in this release"),
         ("%%gridx --needs nope\nx = 1", "UnknownNeed", "no variable 'nope'"),
         ("%%gridx --out nope\nx = 1", "UsageError", "nothing in this cell binds"),
         ("%%gridx\nlock.acquire()", "CaptureError", "'lock'"),
@@ -516,13 +516,11 @@ def test_a_name_in_a_formula_is_sent_after_it_was_missed_and_no_other_is(
     assert "--needs token_of_mine" in ran.error["evalue"]
 
 
-def test_a_missing_module_says_that_it_cannot_be_installed_yet(
-    grid: GridThread, kernel: Kernel
-) -> None:
+def test_a_missing_module_says_how_it_is_installed(grid: GridThread, kernel: Kernel) -> None:
     grid.script = raises("import no_such_module\n")
     ran = kernel.run("%%gridx\nimport no_such_module\n")
     assert ran.error is not None
-    assert "not in this release" in plain(ran.error["traceback"])
+    assert "--pip NAME installs it for the cell" in plain(ran.error["traceback"])
 
 
 def test_a_name_made_at_run_time_comes_home_when_asked_for(

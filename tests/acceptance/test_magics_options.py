@@ -9,6 +9,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -111,13 +112,16 @@ def test_files_travel_there_and_back_and_the_users_own_stay(kernel: Kernel, home
         ("--files nothing/*.csv", "no file matches"),
         ("--files /etc/passwd", "is not relative"),
         ("--files ../x", "leaves the notebook's folder"),
-        ("--image x", "not in this release"),
-        ("--pip numpy", "not in this release"),
-        ("--disk 1G", "not in this release"),
+        ("--image x", "No worker has an image 'x' for python. There is: python."),
+        ("--pip polars", "installs packages"),
+        ("--disk 1G", "does not fit into 1 GiB of memory"),
+        ("--gpu f(x)", "asks for no GPU"),
         ("--max-cost 1", "not in this release"),
         ("--verify 2", "not in this release"),
         ("--on mine", "not in this release"),
-        ("--language bash", "not in this release"),
+        ("--language ruby", "must be one of python, bash, node"),
+        ("--language bash --needs x", "no variables travel to a bash script"),
+        ("--language bash --session s", "a session is a Python process"),
         ("--profile nope", "There is no profile 'nope'"),
     ],
 )
@@ -127,6 +131,87 @@ def test_what_cannot_be_done_is_refused_before_anything_runs(
     before = running[0].get(f"/jobs?user_id={USER}")["jobs"]
     assert words in said(kernel.run(f"%%gridx {options}\nx = 1"))
     assert running[0].get(f"/jobs?user_id={USER}")["jobs"] == before
+
+
+# --- scripts of other languages ---------------------------------------------------------------
+
+
+def test_a_cell_may_be_a_bash_script(kernel: Kernel) -> None:
+    ran = kernel.run('%%gridx --language bash\nfor n in 1 2; do echo "$n $0"; done\necho e >&2')
+    assert good(ran) == "1 job.sh\n2 job.sh\n"
+    assert "e\n" in said(ran)
+    assert "completed" in ran.plain
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="there is no node here")
+def test_a_cell_may_be_a_script_for_node(kernel: Kernel) -> None:
+    assert good(kernel.run("%%gridx --language js\nconsole.log([1, 2].map(n => n * 2))")) == (
+        "[ 2, 4 ]\n"
+    )
+
+
+def test_an_exit_code_is_an_error_that_names_it(kernel: Kernel) -> None:
+    ran = kernel.run("%%gridx --language bash --as r\necho before\nno_such_command")
+    assert ran.error is not None
+    assert ran.error["ename"] == "JobFailed"
+    assert ran.error["evalue"].startswith("The script left with exit code 127.")
+    assert ran.stdout == "before\n"
+    assert "job.sh: line 2: no_such_command: command not found" in said(ran)
+    assert good(kernel.run("print(r.state, r.ok, r.stderr)")).startswith("failed False job.sh")
+
+
+def test_a_script_may_go_on_in_the_background(kernel: Kernel) -> None:
+    good(kernel.run("%%gridx --language bash --bg --as r\necho hi"))
+    assert good(kernel.run("r.wait()\nprint(r.ok, r.values)")) == "hi\nTrue {}\n"
+
+
+def test_a_script_is_attached_to_and_retried_as_one(kernel: Kernel) -> None:
+    ran = kernel.run("%%gridx --language bash\necho hi")
+    assert good(kernel.run(f"%gridx retry {job_of(ran)}")) == "hi\n"
+    assert "hi\n" in good(kernel.run(f"%gridx attach {job_of(ran)}"))
+
+
+def test_a_script_takes_no_variable_along_and_leaves_the_notebook_as_it_was(
+    kernel: Kernel,
+) -> None:
+    kernel.run("x = 1")
+    assert good(kernel.run("%%gridx --language bash\nx=2; echo ${y:-unset}")) == "unset\n"
+    assert good(kernel.run("print(x)")) == "1\n"
+
+
+def test_a_dry_run_of_a_script_says_what_it_would_run_in(kernel: Kernel) -> None:
+    text = good(kernel.run("%%gridx --language bash --dry-run --disk 200M\necho hi"))
+    assert "A bash script: no variable travels or comes home." in text
+    assert "Image: bash (bash), of" in text
+    assert "200 MiB of it for files" in text
+
+
+def test_the_result_of_a_script_is_kept_by_its_language(kernel: Kernel) -> None:
+    first = kernel.run("%%gridx --language bash --cache\necho $RANDOM$RANDOM")
+    again = kernel.run("%%gridx --language bash --cache\necho $RANDOM$RANDOM")
+    assert good(again) == good(first)
+    assert "from cache" in again.plain
+
+
+def test_a_dry_run_says_the_image_and_what_would_be_installed(kernel: Kernel) -> None:
+    text = good(kernel.run("%%gridx --dry-run\nimport numpy"))
+    assert "Image: python (Python 3." in text
+    refused = good(kernel.run("%%gridx --dry-run --pip polars\nx = 1"))
+    assert "Refused: No worker with Python 3." in refused
+
+
+def test_packages_are_not_installed_for_a_local_cell_and_it_says_so(kernel: Kernel) -> None:
+    ran = kernel.run("%%gridx --local --pip polars\nx = 1")
+    assert ran.error is None
+    assert "--pip installs nothing here" in ran.plain
+
+
+def test_a_session_has_the_image_of_its_first_cell(kernel: Kernel) -> None:
+    good(kernel.run("%%gridx --session image-of\nx = 1"))
+    ran = kernel.run("%%gridx --session image-of --image torch\nx = 2")
+    assert "Session image-of has the image python, as its first cell asked" in said(ran)
+    assert good(kernel.run("%%gridx --session image-of --image python\nprint(x)")) == "1\n"
+    good(kernel.run("%gridx session stop image-of"))
 
 
 # --- what travels ----------------------------------------------------------------------------

@@ -52,7 +52,7 @@ SCRIPTS: dict[str, tuple[str, str, str, int]] = {
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_bash_script_does_what_a_terminal_shows(name: str):
+def test_a_bash_script_does_what_a_terminal_shows(name: str) -> None:
     code, stdout, stderr, exit_code = SCRIPTS[name]
     with process_box() as box:
         outcome = box.run(code, language="bash")
@@ -64,7 +64,7 @@ def test_a_bash_script_does_what_a_terminal_shows(name: str):
 
 
 @pytest.mark.docker
-def test_a_container_runs_bash_behind_its_filter():
+def test_a_container_runs_bash_behind_its_filter() -> None:
     with container_box() as box:
         outcome = box.run(
             "pwd; echo $0; grep Seccomp: /proc/self/status; seq 3 | sort -r; exit 7",
@@ -75,14 +75,14 @@ def test_a_container_runs_bash_behind_its_filter():
 
 
 @pytest.mark.docker
-def test_a_command_that_takes_all_memory_is_out_of_memory():
+def test_a_command_that_takes_all_memory_is_out_of_memory() -> None:
     with container_box(memory_bytes=192 * MIB) as box:
         outcome = box.run("python3 -c 'x = bytearray(1 << 30)'; exit $?", language="bash")
     assert outcome.exited.cause is Cause.OUT_OF_MEMORY
     assert outcome.exited.usage.out_of_memory
 
 
-def test_output_comes_while_the_script_runs():
+def test_output_comes_while_the_script_runs() -> None:
     with process_box() as box:
         box.send(Run(kind="script", language="bash", code="echo 1; sleep 1000", timeout_s=60.0))
         box.collect_until("1\n")
@@ -90,7 +90,7 @@ def test_output_comes_while_the_script_runs():
         assert box.collect().exited.cause is Cause.CANCELLED
 
 
-def test_a_script_is_stopped_at_its_time_limit_with_what_it_started():
+def test_a_script_is_stopped_at_its_time_limit_with_what_it_started() -> None:
     with process_box() as box:
         outcome = box.run("sleep 1000 | sleep 1001", language="bash", timeout_s=0.5)
         box.hang_up()
@@ -102,7 +102,7 @@ def test_a_script_is_stopped_at_its_time_limit_with_what_it_started():
 @pytest.mark.parametrize(
     ("signal", "exit_code", "name"), [("SEGV", 139, "SIGSEGV"), ("KILL", 137, "SIGKILL")]
 )
-def test_a_script_that_a_signal_ends_has_crashed(signal: str, exit_code: int, name: str):
+def test_a_script_that_a_signal_ends_has_crashed(signal: str, exit_code: int, name: str) -> None:
     with process_box() as box:
         outcome = box.run(f"printf before; kill -{signal} $$", language="bash")
     assert outcome.stdout == "before"
@@ -111,7 +111,7 @@ def test_a_script_that_a_signal_ends_has_crashed(signal: str, exit_code: int, na
     assert name in outcome.exited.message
 
 
-def test_a_long_script_and_much_output_arrive_whole():
+def test_a_long_script_and_much_output_arrive_whole() -> None:
     lines = 40_000
     code = "\n".join(f"echo {number}" for number in range(lines))
     assert len(code) > 300_000  # more than one word of a command line may have
@@ -120,14 +120,14 @@ def test_a_long_script_and_much_output_arrive_whole():
     assert outcome.stdout == "".join(f"{number}\n" for number in range(lines))
 
 
-def test_what_a_script_uses_is_metered():
+def test_what_a_script_uses_is_metered() -> None:
     with process_box() as box:
         outcome = box.run("i=0; while ((i < 60000)); do ((i += 1)); done", language="bash")
     assert outcome.exited.usage.cpu_s > 0.01
 
 
 @needs_node
-def test_a_node_script_has_its_name_its_folder_and_its_own_traceback():
+def test_a_node_script_has_its_name_its_folder_and_its_own_traceback() -> None:
     code = "console.log(__filename, process.argv.length)\nconsole.error('e')\nnull.x\n"
     with process_box() as box:
         outcome = box.run(code, language="node")
@@ -139,7 +139,7 @@ def test_a_node_script_has_its_name_its_folder_and_its_own_traceback():
 
 
 @needs_node
-def test_a_node_script_ends_when_nothing_is_left_to_do():
+def test_a_node_script_ends_when_nothing_is_left_to_do() -> None:
     code = "setTimeout(() => console.log('later'), 20); console.log('now')"
     # The address space that the process sandbox leaves to a job of 1 GiB.
     with process_box("--limit", f"as={3 * GIB}") as box:
@@ -148,7 +148,7 @@ def test_a_node_script_ends_when_nothing_is_left_to_do():
     assert outcome.exited.cause is Cause.COMPLETED
 
 
-def test_a_language_that_is_not_in_the_image_is_said_in_a_sentence():
+def test_a_language_that_is_not_in_the_image_is_said_in_a_sentence() -> None:
     with process_box() as box:
         outcome = box.run("x", language="cobol")
     assert outcome.exited.cause is Cause.ERROR
@@ -183,12 +183,12 @@ def _lean_box(folder: Path) -> Iterator[ProcessBox]:
         process.stdout.close()
 
 
-def test_an_image_without_ipython_runs_scripts(tmp_path: Path):
+def test_an_image_without_ipython_runs_scripts(tmp_path: Path) -> None:
     with _lean_box(tmp_path) as box:
         assert box.run("echo hi", language="bash").stdout == "hi\n"
 
 
-def test_an_image_without_ipython_says_that_it_runs_no_cells(tmp_path: Path):
+def test_an_image_without_ipython_says_that_it_runs_no_cells(tmp_path: Path) -> None:
     with _lean_box(tmp_path) as box:
         outcome = box.run("1 + 1", kind="cell")
     assert outcome.exited.message == NO_CELLS

@@ -86,4 +86,4 @@ def test_any_text_is_a_clean_list_or_a_refusal(lines: list[str]) -> None:
     assert parse_requirements(asked) == asked
     for line in asked:
         assert line[0].isalnum()
-        assert not set(line) & set(" \n\r\t/\\@;'\"$&|<>-" ) - set("<>-")
+        assert not set(line) & set(" \n\r\t/\\@;'\"$&|<>-") - set("<>-")

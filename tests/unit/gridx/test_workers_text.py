@@ -53,7 +53,7 @@ LAB = WorkerView(
 )
 
 
-def test_the_widest_table_fits_into_100_columns():
+def test_the_widest_table_fits_into_100_columns() -> None:
     text = workers_text([LAB])
     assert max(map(len, text.splitlines())) <= 100
     head, row, runs = text.splitlines()
@@ -65,7 +65,7 @@ def test_the_widest_table_fits_into_100_columns():
         assert words in row
 
 
-def test_a_paused_worker_says_why_and_until_when():
+def test_a_paused_worker_says_why_and_until_when() -> None:
     pause = Pause(
         reason=PauseReason.HOURS,
         message="Outside the hours in which it is lent.",
@@ -82,14 +82,14 @@ def test_a_paused_worker_says_why_and_until_when():
     assert pause_text(msgspec.structs.replace(worker, status="offline")) == ""
 
 
-def test_those_that_are_online_come_first():
+def test_those_that_are_online_come_first() -> None:
     away = msgspec.structs.replace(LAB, name="a", status="offline")
     here = msgspec.structs.replace(LAB, name="b")
     lines = workers_text([away, here]).splitlines()
     assert [line.split()[0] for line in lines[1:3]] == ["b", "a"]
 
 
-def test_some_users_are_counted_and_a_plain_process_is_its_owners():
+def test_some_users_are_counted_and_a_plain_process_is_its_owners() -> None:
     some = msgspec.structs.replace(LAB.capability, accepts=Accepts.USERS, users=("a", "b"))
     assert "2 users" in workers_text([msgspec.structs.replace(LAB, capability=some)])
     process = msgspec.structs.replace(LAB.capability, sandbox="process", isolation=None, gpus=())
@@ -98,5 +98,5 @@ def test_some_users_are_counted_and_a_plain_process_is_its_owners():
     assert " own " in row
 
 
-def test_minors_of_one_family_stand_together():
+def test_minors_of_one_family_stand_together() -> None:
     assert runs_text(LAB.capability.images) == "python 3.11 3.12, bash, node, torch 3.12"

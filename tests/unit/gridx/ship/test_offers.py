@@ -36,14 +36,14 @@ BASH = image("gridx/bash", "bash")
 PAUSED = Pause(reason=PauseReason.ACTIVE, message="The owner is using the machine.")
 
 
-def test_only_the_family_and_the_python_that_are_asked_for_serve():
+def test_only_the_family_and_the_python_that_are_asked_for_serve() -> None:
     both = worker("a", PY311, TORCH, PY312)
     assert offers([both], "u", Wish(python="3.12")).images == (PY312,)
     assert offers([both], "u", Wish(python="3.12", family="torch")).images == (TORCH,)
     assert offers([both], "u", Wish(python="3.12")).others == (TORCH,)
 
 
-def test_a_worker_that_does_not_take_my_jobs_says_nothing():
+def test_a_worker_that_does_not_take_my_jobs_says_nothing() -> None:
     mine = worker("a", PY312, owner="u", accepts=Accepts.MINE)
     other = worker("b", TORCH, accepts=Accepts.MINE)
     process = worker("c", PY312, sandbox="process")
@@ -52,11 +52,11 @@ def test_a_worker_that_does_not_take_my_jobs_says_nothing():
     assert pythons([mine, other, process], "v") == set()
 
 
-def test_workers_that_are_offline_say_nothing():
+def test_workers_that_are_offline_say_nothing() -> None:
     assert offers([worker("a", PY312, status="offline")], "u", Wish()).images == ()
 
 
-def test_a_paused_worker_counts_only_where_there_is_no_other():
+def test_a_paused_worker_counts_only_where_there_is_no_other() -> None:
     away = worker("a", PY311, status="paused", pause=PAUSED)
     here = worker("b", PY311)
     assert is_paused(away)
@@ -71,7 +71,7 @@ def test_a_paused_worker_counts_only_where_there_is_no_other():
     assert two.notice.startswith("all 2 workers with Python 3.11 are paused (a: The owner")
 
 
-def test_why_the_only_worker_does_not_take_the_job_is_said():
+def test_why_the_only_worker_does_not_take_the_job_is_said() -> None:
     mine = worker("a", BASH, accepts=Accepts.MINE)
     notice = offers([mine], "u", Wish(language="bash")).notice
     assert notice == "a, the only worker with bash, takes jobs of its owner alone; the job waits"
@@ -80,16 +80,16 @@ def test_why_the_only_worker_does_not_take_the_job_is_said():
     assert offers([named], "v", Wish(language="bash")).notice == ""
 
 
-def test_a_language_that_nobody_has_waits_for_a_worker():
+def test_a_language_that_nobody_has_waits_for_a_worker() -> None:
     notice = offers([worker("a", PY311)], "u", Wish(language="node")).notice
     assert notice == "no worker online has node; the job waits for one"
 
 
-def test_without_any_worker_nothing_is_refused_or_said():
+def test_without_any_worker_nothing_is_refused_or_said() -> None:
     assert offers([], "u", Wish(family="torch", installs=True)) == offers([], "u", Wish())
 
 
-def test_an_unknown_image_names_those_that_exist():
+def test_an_unknown_image_names_those_that_exist() -> None:
     with pytest.raises(InvalidRequest) as caught:
         offers([worker("a", PY312, TORCH, BASH)], "u", Wish(python="3.12", family="troch"))
     assert caught.value.message == (
@@ -98,14 +98,14 @@ def test_an_unknown_image_names_those_that_exist():
     assert "--image torch" in caught.value.hint
 
 
-def test_an_image_of_another_python_is_named_with_its_python():
+def test_an_image_of_another_python_is_named_with_its_python() -> None:
     with pytest.raises(
         InvalidRequest, match=r"torch is there for Python 3\.12, and this cell needs"
     ):
         offers([worker("a", PY311, TORCH)], "u", Wish(python="3.11", family="torch"))
 
 
-def test_packages_need_a_worker_that_installs_them():
+def test_packages_need_a_worker_that_installs_them() -> None:
     plain = worker("a", PY312)
     with pytest.raises(InvalidRequest, match=r"No worker with Python 3.12 .* installs packages"):
         offers([plain], "u", Wish(python="3.12", installs=True))
@@ -115,7 +115,7 @@ def test_packages_need_a_worker_that_installs_them():
     assert offers([plain, builds], "u", Wish(python="3.12")).builds
 
 
-def test_families_and_digests_are_of_connected_workers():
+def test_families_and_digests_are_of_connected_workers() -> None:
     workers = [worker("a", PY312, TORCH), worker("b", PY311, status="offline")]
     assert families(workers) == ["python", "torch"]
     assert digests(workers, Wish(python="3.12")) == {"w_a": PY312.digest}
