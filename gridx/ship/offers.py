@@ -113,7 +113,10 @@ def _image_of(worker: WorkerView, wish: Wish) -> Image | None:
 
 
 def _takes(worker: WorkerView, user: str) -> bool:
-    return worker.capability.takes_jobs_of(user, owner=worker.owner)
+    offer = worker.capability
+    if offer.accepts is Accepts.USERS and not offer.users and not offer.own_jobs_only:
+        return True  # whom its owner has named is his business: the coordinator decides
+    return offer.takes_jobs_of(user, owner=worker.owner)
 
 
 def _others(workers: Iterable[WorkerView], wish: Wish) -> tuple[Image, ...]:

@@ -78,6 +78,8 @@ def test_why_the_only_worker_does_not_take_the_job_is_said() -> None:
     named = worker("a", BASH, accepts=Accepts.USERS, users=("v",))
     assert "users that its owner names" in offers([named], "u", Wish(language="bash")).notice
     assert offers([named], "v", Wish(language="bash")).notice == ""
+    hidden = worker("a", BASH, accepts=Accepts.USERS)  # as those see it who do not own it
+    assert offers([hidden], "u", Wish(language="bash")).images == (BASH,)
 
 
 def test_a_language_that_nobody_has_waits_for_a_worker() -> None:
