@@ -115,6 +115,12 @@ def _unconfined(options: Options) -> None:
     ]
 
 
+def _networked(options: Options) -> None:
+    options.pop("NetworkDisabled")
+    options.pop("Hostname")  # not together with the machine's network
+    options["HostConfig"]["NetworkMode"] = "host"
+
+
 def _labelled(options: Options) -> None:
     options["Labels"] = {**options["Labels"], "gridx.token": "a secret"}
 
@@ -147,7 +153,13 @@ WEAKENINGS: Final[Mapping[str, Weakening]] = {
         "a network, should the mode be another one",
         "NetworkMode alone holds; seen in what the engine has noted.",
     ),
-    "NetworkMode": _set("NetworkMode", "host", "the lender's network"),
+    "NetworkMode": _set(
+        "NetworkMode",
+        "host",
+        "the lender's network",
+        "NetworkDisabled alone holds; seen in what the engine has noted.",
+    ),
+    "network": Weakening("the lender's network", "both of the above", _networked),
     "Hostname": _removed("Hostname", "the container's id, which names it on the host"),
     "Healthcheck": _removed(
         "Healthcheck",

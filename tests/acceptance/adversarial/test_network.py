@@ -56,7 +56,7 @@ say(
     )
 
 
-@pytest.mark.guards("NetworkMode")
+@pytest.mark.guards("network")
 def test_the_only_interface_is_loopback_and_there_is_no_route(network: dict[str, Any]) -> None:
     assert network["interfaces"] == ["lo"]
     assert network["routes"] == []

@@ -126,7 +126,7 @@ def test_the_container_does_not_know_its_id_by_its_control_group(public: dict[st
         pytest.param("pid"),
         pytest.param("mnt"),
         pytest.param("uts"),
-        pytest.param("net", marks=pytest.mark.guards("NetworkMode")),
+        pytest.param("net", marks=pytest.mark.guards("network")),
         pytest.param("ipc", marks=pytest.mark.guards("IpcMode")),
         pytest.param("cgroup", marks=pytest.mark.guards("CgroupnsMode")),
     ],
