@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gridx.errors import GridXError, ProtocolError, SandboxError
+from gridx.errors import EnvironmentFailed, GridXError, ProtocolError, SandboxError
 from gridx.events import split_events
 from gridx.protocol import (
     AttemptFinished,
@@ -25,11 +25,13 @@ from gridx.protocol import (
     StartAttempt,
     StartCall,
 )
-from gridx.resources import KIB, MIB, ResourceRequest, Usage
+from gridx.resources import KIB, MIB, Image, ResourceRequest, Usage, serving_image
 from gridx.schemas import BlobRef, CellSpec
 from gridx.states import Cause
 
 from .blob_cache import BlobCache
+from .gpu_meter import GpuSampler
+from .meters import NOWHERE, Mark, OutsideMeters
 from .output_cap import HEAD_BYTES, TAIL_BYTES, OutputCap, call_of, checked_events
 from .results import Results, ResultSpool
 from .runtime.frames import (
@@ -61,7 +63,8 @@ _WITH_RESULT: Final = (Cause.COMPLETED, Cause.ERROR, Cause.TIMEOUT)
 class AttemptListener:
     """What the attempt tells whoever runs it. Called on the event loop, in this order:
     ``started`` and ``output`` for each piece, ``call_ended`` for each call but the last of a
-    session, then ``ended``; or ``cannot_run`` alone."""
+    session, then ``ended``; or ``cannot_run`` alone. ``preparing`` comes before all of them, for
+    each step of what an attempt waits for."""
 
     def __init__(
         self,
@@ -71,12 +74,14 @@ class AttemptListener:
         call_ended: Callable[[CallFinished], None],
         ended: Callable[[AttemptFinished], None],
         cannot_run: Callable[[AttemptRef, str], None],
+        preparing: Callable[[AttemptRef, str], None] = lambda ref, step: None,
     ) -> None:
         self.started = started
         self.output = output
         self.call_ended = call_ended
         self.ended = ended
         self.cannot_run = cannot_run
+        self.preparing = preparing
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -101,6 +106,7 @@ class _Call:
     held_s: float = 0.0  # of the attempt, when the call began
     frozen_s: float = 0.0  # likewise
     stream_bytes: int = 0  # likewise
+    mark: Mark = NOWHERE  # where its meters stood then
 
     @property
     def input_bytes(self) -> int:
@@ -120,6 +126,7 @@ class AttemptRun:
         *,
         blobs: BlobCache,
         results: Results,
+        gpus: GpuSampler | None = None,
     ) -> None:
         limit_s = start.job.limits.timeout_s
         self.ref = AttemptRef(job_id=start.job_id, attempt=start.attempt)
@@ -152,6 +159,8 @@ class AttemptRun:
         self._taking: asyncio.Task[Sandbox] | None = None
         self._work: set[asyncio.Task[None]] = set()
         self._sandbox: Sandbox | None = None
+        self._gpus = gpus
+        self._meters = OutsideMeters(None, None)
         self._limit: asyncio.Timeout | None = None
         self._deadline_s: float | None = None
         self._time_is_up: asyncio.TimerHandle | None = None  # of a session
@@ -316,30 +325,70 @@ class AttemptRun:
     async def run(self) -> None:
         """Take a sandbox, run the calls, report. Returns when the report is told."""
         request = self._start.job.limits.request()
-        sandbox = None if self._start.blobs else self._pool.take_warm(request)
+        image = self._serving_image()
+        if image is None:
+            self._tell.cannot_run(self.ref, self._has_no_image())
+            self._loan.end()
+            return
+        needs_nothing = not self._start.blobs and not self._start.job.pip
+        sandbox = self._pool.take_warm(request, image) if needs_nothing else None
         try:
-            self._sandbox = sandbox = sandbox or await self._wait_for_sandbox(request)
+            self._sandbox = sandbox = sandbox or await self._wait_for_sandbox(request, image)
             if sandbox is not None:
                 await self._run_in(sandbox)
         finally:
             for task in self._work:
                 task.cancel()
+            self._meters.close()
             if sandbox is not None:
                 self._pool.discard(sandbox, is_idle=self._has_exited)
             self._loan.end()
 
-    async def _take_sandbox(self, request: ResourceRequest) -> Sandbox:
-        """Return a sandbox when the first call's blobs are here: none waits for a slow line."""
+    def _serving_image(self) -> Image | None:
+        job, cell = self._start.job, self._start.cell
+        return serving_image(
+            self._pool.images,
+            language=job.language,
+            python="" if cell is None else cell.python,
+            family=job.image,
+        )
+
+    def _has_no_image(self) -> str:
+        job, cell = self._start.job, self._start.cell
+        wanted = f"named {job.image!r}" if job.image else f"of {job.language}"
+        if cell is not None and cell.python:
+            wanted += f" with Python {cell.python}"
+        has = ", ".join(
+            image.family + (f" {image.python}" if image.python else "")
+            for image in self._pool.images
+        )
+        return f"This worker has no image {wanted}; it has {has or 'none'}."
+
+    async def _take_sandbox(self, request: ResourceRequest, image: Image) -> Sandbox:
+        """Return a sandbox when packages and the first call's blobs are here: none waits for a
+        slow line."""
         call = self._call
+        if self._start.job.pip:
+            image = await self._pool.environment(
+                self._start.job.pip, base=image, say=self._say_step
+            )
         if call is not None and call.blobs:
             call.files = await self._loan.take(call.blobs)
-        return await self._pool.take(request)
+        return await self._pool.take(request, image)
 
-    async def _wait_for_sandbox(self, request: ResourceRequest) -> Sandbox | None:
+    def _say_step(self, step: str) -> None:
+        # A build that nobody can stop may speak when its attempt is over.
+        if self._sandbox is None and self._taking is not None and not self._taking.done():
+            self._tell.preparing(self.ref, step)
+
+    async def _wait_for_sandbox(self, request: ResourceRequest, image: Image) -> Sandbox | None:
         """Return a sandbox, or None when the attempt is told to have ended without one."""
-        self._taking = taking = asyncio.create_task(self._take_sandbox(request))
+        self._taking = taking = asyncio.create_task(self._take_sandbox(request, image))
         try:
             return await taking
+        except EnvironmentFailed as error:
+            self._finish(Cause.ENVIRONMENT, message=error.message)
+            return None
         except GridXError as error:
             self._tell.cannot_run(self.ref, error.message)
             return None
@@ -430,12 +479,17 @@ class AttemptRun:
                 case Result(data=data):
                     await self._take_result(data)
                 case CallExited():
+                    if self._call is not None:
+                        usage = self._meters.of_call(frame.usage, self._call.mark)
+                        frame = msgspec.structs.replace(frame, usage=usage)
                     await self._close_result()
                     self._call_over(frame)
                 case Exited():
                     self._has_exited = True
+                    # Before the result is written: what is read is what the call has used.
+                    usage = self._meters.of_all(frame.usage)
                     await self._close_result()
-                    return frame
+                    return msgspec.structs.replace(frame, usage=usage)
                 case Ready():
                     raise SandboxError("The sandbox said Ready twice.")
 
@@ -490,7 +544,12 @@ class AttemptRun:
             if self._is_session:
                 self._end_call(call, Cause.CANCELLED, message="Interrupted before it began.")
             return  # else it is being stopped, and the sandbox says so
+        if not self._has_begun:
+            held = self._pool.gpus_of(sandbox) if sandbox.request.gpus else ()
+            watch = self._gpus.watch(held) if self._gpus is not None and held else None
+            self._meters = OutsideMeters(sandbox.meter, watch)
         call.is_handed_over = True
+        call.mark = self._meters.begin_call()
         call.began_s, call.held_s = self._now_s(), self._held_s
         call.frozen_s = self._stood_s()
         call.stream_bytes = self._stream_bytes
@@ -790,7 +849,13 @@ class AttemptRun:
         wall_s = max(0.0, self._now_s() - self._began_s - self._held_s - frozen_s)
         if self._ending is None:
             wall_s = min(wall_s, self._start.job.limits.timeout_s)
-        return Usage(wall_s=wall_s, frozen_s=frozen_s, source="none")
+        said = Usage(wall_s=wall_s, frozen_s=frozen_s, source="none")
+        usage = checked_usage(
+            self._meters.of_all(said),
+            host_wall_s=wall_s,
+            request=self._start.job.limits.request(),
+        )
+        return msgspec.structs.replace(usage, frozen_s=frozen_s)
 
     def _hard_stop_message(self) -> str:
         limit_s = self._start.job.limits.timeout_s

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from gridx.errors import GridXError, NotFound, SandboxError
+from gridx.errors import EnvironmentFailed, GridXError, NotFound, SandboxError
 from gridx.events import OutputDropped, Stream, encode_event
 from gridx.ids import new_job_id
 from gridx.protocol import AttemptFinished, AttemptRef, CallFinished, StartAttempt
-from gridx.resources import GIB, MIB, ResourceRequest, Usage
+from gridx.resources import GIB, MIB, Image, ResourceRequest, Usage
 from gridx.schemas import BlobRef, CellSpec, JobRequest, Limits
 from gridx.states import Cause
 from worker import attempt as attempt_module
@@ -47,6 +47,7 @@ class ScriptedSandbox:
         self.request = DEFAULT_REQUEST
         self.ready = Ready(python="3.11.2", filtered=True)
         self.is_closed = False
+        self.meter: ScriptedMeter | None = None
         self.inputs_dir = "/in"
         self.inputs: dict[str, Path] = {}
         self.sent: list[Frame] = []
@@ -84,15 +85,40 @@ class ScriptedSandbox:
         return self._death
 
 
+PYTHON = Image(name="gridx/python:3.11-1", digest="sha256:1", language="python", python="3.11")
+BASH = Image(name="gridx/bash:1", digest="sha256:2", language="bash", python="")
+ADDED = Image(name="gridx/env:1", digest="sha256:3", language="python", python="3.11")
+
+
 class OneSandboxPool:
     """Gives the one that it has, and remembers that it came back."""
 
+    images: tuple[Image, ...] = (PYTHON, BASH)
+
     def __init__(self, sandbox: ScriptedSandbox | SandboxError | None) -> None:
         self._sandbox = sandbox
+        self.asked: list[Image | None] = []
+        self.built: asyncio.Future[Image] | None = None
+        self.say: Callable[[str], None] = lambda step: None
+        self.gpus: tuple[str, ...] = ()
         self.discarded: list[ScriptedSandbox] = []
         self.was_asked = False
 
-    async def take(self, request: ResourceRequest) -> ScriptedSandbox:
+    async def environment(
+        self, requirements: Sequence[str], *, base: Image, say: Callable[[str], None]
+    ) -> Image:
+        self.say = say
+        say(f"Installing {', '.join(requirements)}")
+        self.built = asyncio.get_running_loop().create_future()
+        return await asyncio.shield(self.built)
+
+    def gpus_of(self, sandbox: ScriptedSandbox) -> tuple[str, ...]:
+        return self.gpus
+
+    async def take(
+        self, request: ResourceRequest, image: Image | None = None
+    ) -> ScriptedSandbox:
+        self.asked.append(image)
         if self._sandbox is None:
             await asyncio.Event().wait()
         self.was_asked = True
@@ -101,7 +127,10 @@ class OneSandboxPool:
         assert isinstance(self._sandbox, SandboxError)
         raise self._sandbox
 
-    def take_warm(self, request: ResourceRequest) -> ScriptedSandbox | None:
+    def take_warm(
+        self, request: ResourceRequest, image: Image | None = None
+    ) -> ScriptedSandbox | None:
+        self.asked.append(image)
         return self._sandbox if isinstance(self._sandbox, ScriptedSandbox) else None
 
     def discard(self, sandbox: ScriptedSandbox, *, is_idle: bool = False) -> None:
@@ -146,6 +175,7 @@ class Heard:
         self.output = b""
         self.report: AttemptFinished | None = None
         self.refusal = ""
+        self.steps: list[str] = []
 
     def listener(self) -> AttemptListener:
         return AttemptListener(
@@ -154,6 +184,7 @@ class Heard:
             call_ended=self.call_reports.put_nowait,
             ended=self._on_ended,
             cannot_run=self._on_cannot_run,
+            preparing=lambda ref, step: self.steps.append(step),
         )
 
     def _on_started(self, ref: AttemptRef, call: int) -> None:
