@@ -123,6 +123,7 @@ def capability_of(
         gpus=settings.lent_gpus(gpus.gpus),
         accepts=settings.accepts,
         users=settings.users,
+        environments=engine.environments,
         isolation=engine.isolation,
         cpu_model=facts.cpu_model,
         platform=facts.platform,

@@ -89,6 +89,11 @@ async def _serve(settings: WorkerSettings) -> None:
                 runtime=settings.runtime,
                 slots=home.slots,
                 self_test=home.folder / "self-test.json",
+                pythons=settings.pythons,
+                languages=settings.languages,
+                families=settings.families,
+                environments=settings.pip,
+                environments_bytes=settings.environments_bytes,
             )
         try:
             await serve(settings, home, engine, version=_version(), say=_say)
