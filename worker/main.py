@@ -11,16 +11,17 @@ import logging
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 
 from gridx.errors import GridXError, SandboxError, SettingsError
 from gridx.extras import explain_missing
 from gridx.logs import start_logging
 
 from .settings import (
-    PROCESS_NOTICE,
     WorkerSettings,
     ask_password,
     from_arguments,
+    process_notice,
 )
 
 _QUIETER = ("urllib3", "docker", "tornado.general")
@@ -54,8 +55,6 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         settings = from_arguments(arguments)
         start_logging(quieter=dict.fromkeys(_QUIETER, logging.WARNING))
-        if settings.sandbox == "process":
-            print(PROCESS_NOTICE, file=sys.stderr, flush=True)
         asyncio.run(_serve(settings))
     except LoginRefused as error:
         return _failed(error, REFUSED)
@@ -79,7 +78,11 @@ async def _serve(settings: WorkerSettings) -> None:
         if settings.sandbox == "process":
             from .sandbox.process import ProcessEngine
 
-            engine = ProcessEngine(folder=settings.data_dir / "process")
+            processes = ProcessEngine(
+                folder=settings.data_dir / "process", hide=_hidden(settings.data_dir)
+            )
+            print(process_notice(await processes.measure()), file=sys.stderr, flush=True)
+            engine = processes
         else:
             from .sandbox.docker import DockerEngine
 
@@ -120,6 +123,17 @@ def _with_password(settings: WorkerSettings) -> WorkerSettings:
 
 
 def _say(line: str) -> None:
+def _hidden(data_dir: Path) -> list[Path]:
+    """Return the folders with tokens, keys and other jobs' data, which no job has to see."""
+    from gridx.settings import config_file
+    from gridx.up import data_home
+
+    folders = [data_dir, data_home(), config_file().parent]
+    if (data_dir.parent / "up-passwords.json").exists():
+        folders.append(data_dir.parent)  # of `gridx up --data-dir`
+    return folders
+
+
     print(line, flush=True)
 
 

@@ -23,7 +23,7 @@ import msgspec
 from gridx.errors import GridXError, InvalidRequest, SettingsError
 from gridx.ids import parse_user_name
 from gridx.quantities import parse_duration, parse_size
-from gridx.resources import GIB, MIB, Accepts, Gpu
+from gridx.resources import GIB, MIB, Accepts, Check, Gpu
 from gridx.schemas import LANGUAGE_ALIASES, LANGUAGES
 
 from .lending.hours import Hours, parse_hours
@@ -37,11 +37,6 @@ from .lending.policy import (
 DEFAULT_COORDINATOR: Final = "ws://localhost:8080/ws/worker"
 DEFAULT_LANGUAGES: Final = ("python", "bash")
 SANDBOXES: Final = ("docker", "process")
-PROCESS_NOTICE: Final = (
-    "NOTICE: --sandbox process runs jobs as plain processes of this user. It takes only your own"
-    " jobs, and it cannot limit total memory, disk, the number of processes or the network."
-    " Install Docker to lend this machine to others: docs/howto/install-docker.md."
-)
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -360,6 +355,26 @@ def _accept(text: str) -> tuple[Accepts, tuple[str, ...]]:
 
 def _size(text: str) -> int:
     try:
+def process_notice(checks: Sequence[Check]) -> str:
+    """Return what ``--sandbox process`` limits on this machine, and what it does not.
+
+    Args:
+        checks: what was found when it was tried here.
+    """
+    kept = ", ".join(check.name for check in checks if check.kept)
+    open_ones = "; ".join(
+        f"{check.name} ({check.detail})" if check.detail else check.name
+        for check in checks
+        if not check.kept
+    )
+    return (
+        "NOTICE: --sandbox process runs jobs as plain processes of this user, so it takes only"
+        f" your own jobs. Held here: the time limit{', ' + kept if kept else ''}."
+        f" Not held here: {open_ones or 'nothing that was tried'}."
+        " Install Docker to lend this machine to others: docs/howto/install-docker.md."
+    )
+
+
         return parse_size(text)
     except InvalidRequest as error:
         raise argparse.ArgumentTypeError(error.message) from None

@@ -1,9 +1,10 @@
 """Sandboxes as plain processes, for trying Grid-X on a machine without Docker.
 
-The same supervisor as in a container, started as this user in a session of its own. What holds:
-the time limit, cancelling, address space and file size of each process. What does not: total
-memory, disk, the number of processes, the network, and this user's files are in reach. Hence
-own jobs only.
+The same supervisor as in a container, started as this user in namespaces of its own where the
+kernel grants them (``confinement.py``). What holds everywhere: the time limit, cancelling,
+address space, open files and file size of each process. What never does: total memory and CPU,
+and a job can read this user's files. The rest is measured at start and announced. Hence own jobs
+only.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from typing import Final
 import psutil
 
 from gridx.errors import SandboxError
-from gridx.resources import GIB, MIB, Image, Isolation, ResourceRequest
+from gridx.resources import Check, Image, Isolation, ResourceRequest
 
-from .. import runtime
 from ..runtime.frames import Frame, Freeze, FromSupervisor, Ready, Thaw, encode_frame
 from ..runtime.programs import PROGRAMS
 from .base import Death, SandboxClosed
+from .confinement import CHOICES, SUPERVISOR, Plan, checks_of, plan
 from .frames import MAX_STDERR_BYTES
 from .metering import HostMeter
 from .pipe import FrameQueue
@@ -41,13 +42,7 @@ _log = logging.getLogger(__name__)
 
 READY_TIMEOUT_S: Final = 60.0
 LEAVE_TIMEOUT_S: Final = 1.0
-FILE_BYTES: Final = 256 * MIB
-# Address space counts what is reserved, not what is used: interpreter and numpy reserve this.
-RESERVED_BYTES: Final = 2 * GIB
-
 INPUTS_SUFFIX: Final = ".in"  # of the folder beside the job's own
-
-SUPERVISOR: Final = Path(runtime.__file__).with_name("supervisor.py")
 
 
 class _SupervisorProtocol(asyncio.SubprocessProtocol):
@@ -103,8 +98,10 @@ class ProcessSandbox:
         image: Image,
         ready: Ready,
         folder: Path,
+        has_first_process: bool,
     ) -> None:
         self._transport = transport
+        self._has_first_process = has_first_process
         self._protocol = protocol
         self._folder = folder
         self._killed: asyncio.Task[None] | None = None
@@ -129,7 +126,7 @@ class ProcessSandbox:
 
     async def put_inputs(self, files: Mapping[str, Path]) -> None:
         try:
-            await asyncio.to_thread(_put, Path(self.inputs_dir), files)
+            await asyncio.to_thread(fill, Path(self.inputs_dir), files)
         except OSError as error:
             raise SandboxError(f"The job's inputs cannot be laid out: {error}.") from error
 
@@ -148,14 +145,24 @@ class ProcessSandbox:
             await self.send(Freeze())
             self._frozen_at_s = time.monotonic()
             stopped: set[int] = set()
-            while found := _signal_below(self._transport.get_pid(), signal.SIGSTOP, but=stopped):
+            while found := _signal_below(self._supervisor(), signal.SIGSTOP, but=stopped):
                 stopped |= found  # until none is left that one of them had just started
 
     async def thaw(self) -> None:
         if self._frozen_at_s is not None:
-            _signal_below(self._transport.get_pid(), signal.SIGCONT)
+            _signal_below(self._supervisor(), signal.SIGCONT)
             stood_s, self._frozen_at_s = time.monotonic() - self._frozen_at_s, None
             await self.send(Thaw(stood_s=stood_s))
+
+    def _supervisor(self) -> int:
+        """Return its process id: that of the child which is first in namespaces of its own."""
+        pid = self._transport.get_pid()
+        if self._has_first_process:
+            try:
+                return next((child.pid for child in psutil.Process(pid).children()), pid)
+            except psutil.NoSuchProcess:
+                pass  # it ended meanwhile
+        return pid
 
     async def kill(self) -> None:
         if self._killed is None:
@@ -188,11 +195,6 @@ async def _end(
     transport.close()
     for made in (folder, f"{folder}{INPUTS_SUFFIX}"):
         shutil.rmtree(made, ignore_errors=True)
-
-
-def _put(folder: Path, files: Mapping[str, Path]) -> None:
-    folder.mkdir(mode=0o700, exist_ok=True)
-    fill(folder, files)
 
 
 def _signal_below(pid: int, number: int, *, but: Collection[int] = ()) -> set[int]:
@@ -231,12 +233,24 @@ class ProcessEngine:
     kind = "process"
     environments = False
 
-    def __init__(self, *, folder: Path) -> None:
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        hide: Sequence[Path] = (),
+        namespaces: Sequence[tuple[str, ...]] = CHOICES,
+    ) -> None:
         """
         Args:
             folder: where the jobs' working folders are made; emptied at start.
+            hide: what no job may see, where the kernel lets that be arranged: tokens and keys.
+            namespaces: sets of them, the fullest first, of which the first that is granted is
+                used.
         """
         self._folder = folder
+        self._hide = tuple(hide)
+        self._choices = tuple(namespaces)
+        self._plan = Plan((), False, False, {})
         self._live: set[ProcessSandbox] = set()
         self._packages: dict[str, str] = {}
 
@@ -259,7 +273,7 @@ class ProcessEngine:
 
     @property
     def isolation(self) -> Isolation:
-        return Isolation(runtime="")
+        return Isolation(runtime="", checks=checks_of(self._plan))
 
     async def environment(
         self, requirements: Sequence[str], *, base: Image, say: Callable[[str], None]
@@ -273,12 +287,18 @@ class ProcessEngine:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(mode=0o700, parents=True)
         self._packages = await asyncio.to_thread(_installed_packages)
+        await self.measure()
+
+    async def measure(self) -> tuple[Check, ...]:
+        """Find out what this machine lets a sandbox have, and return what that limits."""
+        self._plan = await asyncio.to_thread(plan, self._choices)
+        return checks_of(self._plan)
 
     async def start(
         self, request: ResourceRequest, *, image: Image | None = None, gpus: Sequence[str] = ()
     ) -> ProcessSandbox:
         image = image or self.images[0]
-        folder = Path(tempfile.mkdtemp(prefix="job-", dir=self._folder))
+        folder, inputs = self._make_folders()
         threads = str(max(1, math.ceil(request.cores)))
         environment = {
             "PATH": os.environ.get("PATH", os.defpath),
@@ -295,16 +315,15 @@ class ProcessEngine:
         try:
             transport, protocol = await loop.subprocess_exec(
                 _SupervisorProtocol,
-                *(sys.executable, "-I", str(SUPERVISOR), "--process"),
-                *("--limit", f"as={request.memory_bytes + RESERVED_BYTES}"),
-                *("--limit", f"fsize={FILE_BYTES}"),
-                *("--limit", "core=0"),
+                *(sys.executable, "-I", str(SUPERVISOR)),
+                *self._plan.options(request, inputs=inputs, hide=self._hide),
                 cwd=folder,
                 env=environment,
                 start_new_session=True,
             )
         except OSError as error:
-            shutil.rmtree(folder, ignore_errors=True)
+            for made in (folder, inputs):
+                shutil.rmtree(made, ignore_errors=True)
             raise SandboxError(f"A supervisor could not be started: {error}.") from error
         try:
             ready = await self._wait_ready(protocol)
@@ -312,10 +331,23 @@ class ProcessEngine:
             await asyncio.shield(asyncio.create_task(_end(transport, protocol, folder)))
             raise
         sandbox = ProcessSandbox(
-            transport, protocol, request=request, image=image, ready=ready, folder=folder
+            transport,
+            protocol,
+            request=request,
+            image=image,
+            ready=ready,
+            folder=folder,
+            has_first_process=self._plan.has_first_process,
         )
         self._live = {known for known in self._live if not known.is_closed} | {sandbox}
         return sandbox
+
+    def _make_folders(self) -> tuple[Path, Path]:
+        """Return the job's own folder and the one of its inputs, which its view is made with."""
+        folder = Path(tempfile.mkdtemp(prefix="job-", dir=self._folder))
+        inputs = Path(f"{folder}{INPUTS_SUFFIX}")
+        inputs.mkdir(mode=0o700)
+        return folder, inputs
 
     async def _wait_ready(self, protocol: _SupervisorProtocol) -> Ready:
         try:
