@@ -258,6 +258,7 @@ class DockerEngine:
         families: Sequence[str] = (),
         environments: bool = True,
         environments_bytes: int | None = None,
+        packages: frozenset[str] | None = None,
     ) -> None:
         """
         Args:
@@ -274,12 +275,14 @@ class DockerEngine:
             families: the lender's own images, by name.
             environments: whether jobs may have packages installed.
             environments_bytes: of disk for those, all together; no limit when None.
+            packages: the only ones that may be installed, by normalised name; any when None.
         """
         self._worker_id = worker_id
         self._pythons = tuple(pythons) or ((python_minor,) if python_minor else ())
         self._languages, self._families = tuple(languages), tuple(families)
         self.environments = environments
         self._environments_bytes = environments_bytes
+        self._packages = packages
         self._offered: tuple[Image, ...] = ()
         self._remembered = None if self_test is None else Remembered(self_test)
         self._checks: tuple[Check, ...] = ()
@@ -565,7 +568,7 @@ class DockerEngine:
         if not self.environments:
             raise SandboxError(
                 "This worker installs no packages.",
-                hint="Its lender has set --environments off; leave --pip out.",
+                hint="Its lender has set --pip off; leave --pip out, or take another worker.",
             )
         loop = asyncio.get_running_loop()
 
@@ -578,7 +581,12 @@ class DockerEngine:
         # A taker that gives up leaves it to go on: others may wait for the same, or come for it.
         built = await self._in_own_thread(
             lambda api: build_environment(
-                api, requirements, base=base, say=say_there, max_bytes=self._environments_bytes
+                api,
+                requirements,
+                base=base,
+                say=say_there,
+                allowed=self._packages,
+                max_bytes=self._environments_bytes,
             )
         )
         return built.announced()
