@@ -117,7 +117,6 @@ async def test_the_sweep_removes_another_workers_containers_only_long_after_thei
         await other.close()
 
 
-@pytest.mark.guards("AutoRemove")
 async def test_a_container_killed_from_outside_closes_its_sandbox(
     engine: DockerEngine, docker_api: Any
 ) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 import pytest
 
 import worker.sandbox.docker
+from worker.sandbox import limits
 from worker.sandbox.limits import container_options
 
 RUNTIME: Final = Path(__file__).parents[2] / "worker" / "runtime"
@@ -126,7 +127,9 @@ def _labelled(options: Options) -> None:
 
 
 def _unlabelled(options: Options) -> None:
-    options["Labels"] = {}
+    options["Labels"] = {
+        name: value for name, value in options["Labels"].items() if name != limits.WORKER_LABEL
+    }
 
 
 def _not_isolated(options: Options) -> None:
@@ -175,7 +178,7 @@ WEAKENINGS: Final[Mapping[str, Weakening]] = {
         "as many threads as the machine has cores",
         options=_environment(lambda env: [word for word in env if "_NUM_THREADS" not in word]),
     ),
-    "Labels": Weakening("containers that no sweep finds", options=_unlabelled),
+    "Labels": Weakening("containers that no sweep finds", "the worker's removed", _unlabelled),
     "Labels without secrets": Weakening("a secret in the labels", "a label more", _labelled),
     "ReadonlyRootfs": _removed("ReadonlyRootfs", "writing to the image's files, and to the disk"),
     "CapDrop": _removed("CapDrop", "capabilities for whatever becomes root"),
