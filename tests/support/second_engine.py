@@ -74,8 +74,18 @@ class SecondEngine:
         docker_engine.end_private(self._private, number)
 
     def start(self) -> None:
-        """Start it again; return when it answers."""
-        docker_engine.start_private(self._private)
+        """Start it again, as a service manager does: again when it fails. Return when it answers.
+
+        After a SIGKILL under load its containerd first waits for what the dead one has left, and
+        the first start may run into a time limit of the engine's own.
+        """
+        for tries_left in (2, 1, 0):
+            try:
+                docker_engine.start_private(self._private)
+                return
+            except docker_engine.EngineUnavailable:
+                if not tries_left:
+                    raise
 
 
 @contextmanager
@@ -99,7 +109,7 @@ def second_engine() -> Iterator[SecondEngine]:
         yield engine
     finally:
         if private.pid() is None and private.state.exists():
-            docker_engine.start_private(private)  # a killed one has left its containers behind
+            SecondEngine(private).start()  # a killed one has left its containers behind
         docker_engine.stop_private(private)
         shutil.rmtree(folder, ignore_errors=True)
 
