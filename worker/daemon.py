@@ -25,6 +25,7 @@ from gridx.protocol import (
     Heartbeat,
     Hello,
     Output,
+    Preparing,
     Refused,
     StartAttempt,
     ToWorker,
@@ -36,6 +37,7 @@ from gridx.states import Cause
 from .attempt import AttemptListener, AttemptRun
 from .blob_cache import BlobCache, default_limit_bytes
 from .connection import Connection, is_about_login
+from .gpu_meter import GpuSampler
 from .home import Home
 from .lending.control import Ask, ControlSocket, GpuStatus, JobStatus, Status
 from .lending.lender import Lender
@@ -101,7 +103,11 @@ SAVE_BYTES: Final = 256 * KIB  # or when so much is in memory only
 REPORT_WAIT_S: Final = 3.0  # a stop waits so long for the coordinator's last answers
 FIRST_HEARTBEAT_S: Final = 10.0
 RELEASE_AFTER_S: Final = 60.0  # a pause this long gives back the memory of what waits for jobs
+WARM_FOR_A_CORE: Final = 4  # warm sandboxes at most: more are made in the time that they last
+WARM_SHARE: Final = 8  # one in so many bytes of the memory is for them, at most
+PREPARING_PROTOCOL: Final = 3
 SNOOZED: Final = "snoozed"  # why a GPU is withdrawn
+LOST: Final = "lost"  # likewise
 STOPPING: Final = Pause(reason=PauseReason.DRAINING, message="The worker is stopping.")
 SWITCH_INTERVAL_S: Final = 0.0005
 
@@ -111,12 +117,9 @@ def capability_of(
 ) -> Capability:
     """Return what is announced: the lender's limits, else what was measured, less the pool."""
     cores = min(settings.cores or float(facts.cores), float(facts.cores))
-    lent_bytes = settings.memory_bytes or int(facts.memory_bytes * MEMORY_SHARE)
-    pool_bytes = warm_target(settings, facts) * WARM_BYTES
-    memory_bytes = max(GIB, min(lent_bytes, facts.memory_bytes) - pool_bytes)
     return Capability(
         cores=cores,
-        memory_bytes=memory_bytes,
+        memory_bytes=lent_memory(settings, facts, warm=warm_target(settings, facts)),
         slots=settings.slots or max(1, round(2 * cores)),
         sandbox=engine.kind,
         images=engine.images,
@@ -130,12 +133,27 @@ def capability_of(
     )
 
 
+def lent_memory(settings: WorkerSettings, facts: MachineFacts, *, warm: int) -> int:
+    """Return the memory for jobs, in bytes, beside so many warm sandboxes."""
+    lent_bytes = settings.memory_bytes or int(facts.memory_bytes * MEMORY_SHARE)
+    return max(GIB, min(lent_bytes, facts.memory_bytes) - warm * WARM_BYTES)
+
+
 def warm_target(settings: WorkerSettings, facts: MachineFacts) -> int:
-    """Return how many sandboxes are kept warm."""
-    if settings.warm is not None:
-        return settings.warm
+    """Return how many sandboxes are kept warm when nobody asks for one."""
     cores = min(settings.cores or facts.cores, facts.cores)
-    return max(1, min(MAX_WARM, round(2 * cores)))
+    return min(max(1, min(MAX_WARM, round(2 * cores))), settings.warm or MAX_WARM)
+
+
+def warm_most(settings: WorkerSettings, facts: MachineFacts) -> int:
+    """Return how many are kept warm at most: the lender's number, else what the cores can use,
+    in an eighth of the memory."""
+    resting = warm_target(settings, facts)
+    if settings.warm is not None:
+        return max(resting, settings.warm)
+    cores = min(settings.cores or facts.cores, facts.cores)
+    fit = lent_memory(settings, facts, warm=0) // WARM_SHARE // WARM_BYTES
+    return max(resting, min(round(WARM_FOR_A_CORE * cores), fit))
 
 
 def rules_of(settings: WorkerSettings) -> Rules:
@@ -232,6 +250,7 @@ async def _start(
     pool = SandboxPool(
         engine,
         target=warm_target(settings, facts),
+        most=warm_most(settings, facts),
         parallel=min(2, int(capability.cores) or 1),
         gpus=capability.gpus,
     )
@@ -255,7 +274,8 @@ async def _start(
         home,
         pool,
         lender,
-        capability=capability,
+        capability=msgspec.structs.replace(capability, gpus=pool.gpus),
+        facts=facts,
         monitor=Monitor(gpus),
         version=version,
         say=say,
@@ -274,6 +294,7 @@ class Daemon:
         lender: Lender,
         *,
         capability: Capability,
+        facts: MachineFacts,
         monitor: Monitor,
         version: str,
         say: Callable[[str], None],
@@ -284,10 +305,13 @@ class Daemon:
         self._signer = Signer(home.folder / "key")
         self._pool = pool
         self._lender = lender
-        self._machine_gpus = capability.gpus
+        self._facts = facts
+        self._machine_gpus = pool.all_gpus
         self._releasing: asyncio.TimerHandle | None = None
         self._control = ControlSocket(home.folder, self._obey)
         self._monitor = monitor
+        self._gpus = GpuSampler(monitor.read_gpus)
+        self._protocol = OLDEST_PROTOCOL
         self._version = version
         self._say = say
         self._stop = stop
@@ -327,7 +351,9 @@ class Daemon:
             call_ended=self._on_call_ended,
             ended=self._on_ended,
             cannot_run=lambda ref, why: self._tell(CannotRun(ref=ref, reason=why)),
+            preparing=self._on_preparing,
         )
+        pool.on_change = self._offer
         self._connection = Connection(
             settings.coordinator,
             hello=self._hello,
@@ -375,6 +401,7 @@ class Daemon:
         lending = asyncio.create_task(self._lender.run())
         connecting = asyncio.create_task(self._connection.run())
         beating = asyncio.create_task(self._beat())
+        metering = asyncio.create_task(self._gpus.run())
         asked = asyncio.create_task(self._stop.in_order.wait())
         try:
             done, _ = await asyncio.wait(
@@ -386,9 +413,10 @@ class Daemon:
                 task.result()
         finally:
             await self._connection.close()
-            for task in (connecting, beating, asked, lending):
+            ended = (connecting, beating, asked, lending, metering)
+            for task in ended:
                 task.cancel()
-            await asyncio.gather(connecting, beating, asked, lending, return_exceptions=True)
+            await asyncio.gather(*ended, return_exceptions=True)
             await self._close()
 
     async def _drain(self) -> None:
@@ -486,6 +514,7 @@ class Daemon:
 
     def _on_welcome(self, welcome: Welcome) -> None:
         self._heartbeat_s = welcome.heartbeat_s
+        self._protocol = welcome.protocol
         settings = self._settings
         if welcome.token is not None:
             self._home.keep_token(settings.user, settings.coordinator, welcome.token)
@@ -508,6 +537,8 @@ class Daemon:
         await self._welcomed.wait()
         while True:
             self._pool.prune()
+            if self._machine_gpus:
+                await self._look_at_gpus()
             if self._connection.is_open:
                 self._connection.send(
                     Heartbeat(
@@ -517,6 +548,14 @@ class Daemon:
                 )
                 self._tell(Ticked())
             await asyncio.sleep(self._heartbeat_s)
+
+    async def _look_at_gpus(self) -> None:
+        """Withdraw a device that is lost; lend it again when it answers again."""
+        for uuid, state in (await asyncio.to_thread(self._monitor.read_gpus)).items():
+            if state.is_lost:
+                self._pool.withdraw_gpu(uuid, LOST)
+            else:
+                self._pool.return_gpu(uuid, LOST)
 
     # ---- the lender
 
@@ -541,8 +580,13 @@ class Daemon:
         self._tell(PauseChanged(pause=pause, jobs=decision.jobs))
 
     def _offer(self) -> None:
-        """Tell the coordinator when other GPUs can be lent than before."""
-        offered = msgspec.structs.replace(self._machine.offered, gpus=self._pool.gpus)
+        """Tell the coordinator when other GPUs, or more or less memory, can be lent than before:
+        what warm sandboxes take is not a job's."""
+        offered = msgspec.structs.replace(
+            self._machine.offered,
+            gpus=self._pool.gpus,
+            memory_bytes=lent_memory(self._settings, self._facts, warm=self._pool.reserved),
+        )
         if offered != self._machine.offered:
             self._tell(Offered(capability=offered))
 
@@ -665,7 +709,12 @@ class Daemon:
 
     def _begin(self, start: StartAttempt) -> None:
         run = AttemptRun(
-            start, self._pool, self._listener, blobs=self._blobs, results=self._results
+            start,
+            self._pool,
+            self._listener,
+            blobs=self._blobs,
+            results=self._results,
+            gpus=self._gpus,
         )
         self._outbox.begin(run.ref)
         task = asyncio.create_task(run.run())
@@ -695,6 +744,10 @@ class Daemon:
     def _on_started(self, ref: AttemptRef, call: int) -> None:
         self._tell(SandboxHasJob(ref=ref, call=call))
         self._save_soon(ref)
+
+    def _on_preparing(self, ref: AttemptRef, step: str) -> None:
+        if self._protocol >= PREPARING_PROTOCOL and self._connection.is_open:
+            self._connection.send(Preparing(job_id=ref.job_id, attempt=ref.attempt, message=step))
 
     def _on_output(self, ref: AttemptRef, data: bytes) -> None:
         if ref not in self._machine.attempts:

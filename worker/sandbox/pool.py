@@ -104,7 +104,7 @@ class SandboxPool:
         self._resting = target
         self._most = max(target, most or 0)
         self._parallel = max(1, parallel)
-        self._on_change = on_change
+        self.on_change = on_change
         self._now_s = now_s or asyncio.get_running_loop().time
         self._shelves: dict[_Kind, _Shelf] = {}
         self._default = self._shelf_of(DEFAULT_REQUEST, None)
@@ -139,6 +139,11 @@ class SandboxPool:
     def reserved(self) -> int:
         """For how many warm sandboxes the worker's memory is set aside."""
         return self._reserved
+
+    @property
+    def all_gpus(self) -> tuple[Gpu, ...]:
+        """Every device that it was given, also those that are withdrawn."""
+        return tuple(self._devices.values())
 
     @property
     def gpus(self) -> tuple[Gpu, ...]:
@@ -291,7 +296,7 @@ class SandboxPool:
                     shelf.warm.remove(sandbox)
                     self.discard(sandbox)
         if was_lent:
-            self._on_change()
+            self.on_change()
         self._pump()
 
     def return_gpu(self, uuid: str, why: str = LENDER) -> None:
@@ -302,7 +307,7 @@ class SandboxPool:
         reasons.remove(why)
         if not reasons:
             del self._withdrawn[uuid]
-            self._on_change()
+            self.on_change()
             self._pump()
 
     async def close(self) -> None:
@@ -383,7 +388,7 @@ class SandboxPool:
         set_aside = reserved(sum(kept), resting=self._resting)
         if set_aside != self._reserved:
             self._reserved = set_aside
-            self._on_change()
+            self.on_change()
 
     # ---- refill
 

@@ -10,7 +10,7 @@ import pytest
 from gridx.errors import SettingsError
 from gridx.resources import GIB, MIB, Capability, Gpu, Image, Isolation
 from worker.blob_cache import default_limit_bytes
-from worker.daemon import capability_of, warm_target
+from worker.daemon import capability_of, warm_most, warm_target
 from worker.probe import MachineFacts, NoGpus
 from worker.sandbox.limits import WARM_BYTES
 from worker.settings import (
@@ -26,6 +26,8 @@ class OneImage:
     """An engine of which only the kind and the image are asked."""
 
     kind = "docker"
+    environments = True
+    isolation = None
     isolation = Isolation(runtime="runc")
     images = (
         Image(name="gridx/python:3.11-1", digest="sha256:1", language="python", python="3.11"),
@@ -121,10 +123,20 @@ def test_one_job_of_the_default_size_always_fits() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "warm"),
-    [([], 4), (["--cores", "1"], 2), (["--cores", "0.4"], 1), (["--warm", "9"], 9)],
+    [
+        ([], (4, 32)),
+        (["--cores", "1"], (2, 4)),
+        (["--cores", "0.4"], (1, 2)),
+        (["--warm", "9"], (4, 9)),
+        (["--warm", "1"], (1, 1)),
+        (["--memory", "2G"], (4, 7)),  # an eighth of it
+    ],
 )
-def test_the_pool_follows_the_cores_unless_it_is_set(arguments: list[str], warm: int) -> None:
-    assert warm_target(from_arguments(["--user", "a", *arguments], {}), FACTS) == warm
+def test_the_pool_follows_the_cores_and_the_memory_up_to_what_is_set(
+    arguments: list[str], warm: tuple[int, int]
+) -> None:
+    settings = from_arguments(["--user", "a", *arguments], {})
+    assert (warm_target(settings, FACTS), warm_most(settings, FACTS)) == warm
 
 
 def test_gpus_are_announced() -> None:
