@@ -379,7 +379,9 @@ class AttemptRun:
     def _say_step(self, step: str) -> None:
         # A build that nobody can stop may speak when its attempt is over.
         if self._sandbox is None and self._taking is not None and not self._taking.done():
-            self._tell.preparing(self.ref, step)
+            count = len(self._start.job.pip)
+            packages = "1 package" if count == 1 else f"{count} packages"
+            self._tell.preparing(self.ref, f"Installing {packages}: {step}")
 
     async def _wait_for_sandbox(self, request: ResourceRequest, image: Image) -> Sandbox | None:
         """Return a sandbox, or None when the attempt is told to have ended without one."""

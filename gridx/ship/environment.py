@@ -276,9 +276,18 @@ def _and(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-@functools.cache
+_found: Final[dict[str, tuple[Distribution, ...]]] = {}
+
+
 def installed_distributions(root: str) -> tuple[Distribution, ...]:
     """Return what brings the top-level module ``root`` here; nothing when it is not installed."""
+    # What is not there may be installed while the kernel runs.
+    if root not in _found and (found := _find_distributions(root)):
+        _found[root] = found
+    return _found.get(root, ())
+
+
+def _find_distributions(root: str) -> tuple[Distribution, ...]:
     name = _normalized(root)
     try:
         version = importlib.metadata.version(name)
