@@ -97,6 +97,7 @@ async def _serve(settings: WorkerSettings) -> None:
                 families=settings.families,
                 environments=settings.pip,
                 environments_bytes=settings.environments_bytes,
+                packages=settings.pip_allowed,
             )
         try:
             await serve(settings, home, engine, version=_version(), say=_say)
