@@ -83,7 +83,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print("\n".join(prune(api, say, grace_s=0.0)) or "Nothing to remove.")
                 return 0
             found = _build(api, options, say)
-            prune(api, say)
         finally:
             api.close()
     except SandboxError as error:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from gridx.errors import SandboxError
+
 from .build import progress_to_stderr
-from .engine import Progress, find_image
+from .engine import REFUSALS, Progress, find_image
 from .ensure import ensure_image, order
 from .families import ensure_family
 from .manifest import ImageInfo
 from .names import current_python_minor, image_tag, runtime_files
+from .prune import prune
 
 
 def ensure_images(
@@ -23,6 +26,8 @@ def ensure_images(
     progress: Progress | None = None,
 ) -> tuple[ImageInfo, ...]:
     """Return the images that a worker with these settings offers, built now where absent.
+
+    After a build, images of older versions that nothing uses are removed.
 
     Args:
         api: a low-level docker-py client, used by this thread only.
@@ -40,13 +45,23 @@ def ensure_images(
     """
     say = progress or progress_to_stderr()
     minors = list(dict.fromkeys(pythons)) or [current_python_minor()]
+    before = _tags(api)
     found = []
     for language in sorted(dict.fromkeys(languages), key=order):
         for minor in minors if language == "python" else minors[:1]:
             found.append(ensure_image(api, minor, language=language, rebuild=rebuild, progress=say))
     for name in families:
         found += ensure_family(api, name, minors, say)
+    if {info.tag for info in found} - before:
+        prune(api, say)
     return tuple(found)
+
+
+def _tags(api: Any) -> set[str]:
+    try:
+        return {tag for entry in api.images() for tag in entry.get("RepoTags") or ()}
+    except REFUSALS as error:
+        raise SandboxError(f"The engine does not list its images: {error}") from error
 
 
 def find_images(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from .build import lock
@@ -16,13 +16,15 @@ _log = logging.getLogger(__name__)
 
 # Whoever has built an image a moment ago is about to start from it.
 GRACE_S: Final = 3600.0
+_NO_TAG: Final = "<none>:<none>"
 _OF_JOBS: Final = (Kind.RUNTIME, Kind.FAMILY, Kind.ENVIRONMENT)
 
 
 def prune(api: Any, say: Progress, *, grace_s: float = GRACE_S) -> list[str]:
     """Remove tags of ours whose runtime or packages are not today's and that no container uses.
 
-    Bases stay, and so does every image that is not labelled as ours.
+    Bases stay, and so does every image that is not labelled as ours, and the newest of each of
+    the lender's own: the worker makes the next one of its list.
 
     Args:
         api: a low-level docker-py client.
@@ -44,10 +46,13 @@ def prune(api: Any, say: Progress, *, grace_s: float = GRACE_S) -> list[str]:
         for entry in sorted(listed, key=lambda entry: -int(entry.get("Created") or 0)):
             if entry["Id"] in live or time.time() - int(entry.get("Created") or 0) < grace_s:
                 continue
-            for tag in entry.get("RepoTags") or ():
+            for tag in _names(entry):
                 found = find_image(api, tag)
-                if found is None or not _is_old(tag, entry["Labels"][LABEL], found.manifest, files):
+                kind = entry["Labels"][LABEL]
+                if found is None or not _is_old(tag, kind, found.manifest, files):
                     continue
+                if kind == Kind.FAMILY and not _has_successor(tag, listed):
+                    continue  # what the worker builds the next one from
                 try:
                     api.remove_image(tag)
                 except REFUSALS as error:  # a container was made of it just now
@@ -58,7 +63,27 @@ def prune(api: Any, say: Progress, *, grace_s: float = GRACE_S) -> list[str]:
     return removed
 
 
+def _names(entry: Mapping[str, Any]) -> list[str]:
+    """Return an image's tags, or its id where a newer build of ours has taken its tag."""
+    tags = [tag for tag in entry.get("RepoTags") or () if tag != _NO_TAG]
+    return tags or [str(entry["Id"])]
+
+
+def _has_successor(tag: str, listed: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a newer image of the lender's own has the same name and Python."""
+    stem = tag.rpartition("-")[0] + "-"
+    created = {
+        name: int(entry.get("Created") or 0)
+        for entry in listed
+        for name in entry.get("RepoTags") or ()
+        if name.startswith(stem)
+    }
+    return any(when > created[tag] for when in created.values())
+
+
 def _is_old(tag: str, kind: str, manifest: ImageManifest, files: Mapping[str, bytes]) -> bool:
+    if tag.startswith("sha256:"):
+        return kind != Kind.BASE
     if not tag.startswith("gridx/"):
         return False  # a name that somebody else gave it
     minor, language = minor_of(manifest.python), manifest.language

@@ -6,7 +6,13 @@ import pytest
 
 from gridx.errors import SandboxError
 from tests.support.image_engine import MANIFEST, EngineThatFailsAStep, ImageEngine
-from worker.images import default_image_tag, ensure_image, find_image
+from worker.images import (
+    default_image_tag,
+    ensure_image,
+    ensure_images,
+    find_image,
+    find_images,
+)
 from worker.images.manifest import MANIFEST_LABEL
 from worker.images.names import packages_version
 
@@ -60,3 +66,29 @@ def test_a_failed_step_is_an_error_with_the_last_lines_of_its_log() -> None:
     assert "exit code 3" in caught.value.message
     assert "Step 5/7 : RUN compile" in caught.value.message
     assert "gridx-worker image" in caught.value.hint
+
+
+def test_a_worker_offers_each_python_and_language_the_default_first() -> None:
+    engine = ImageEngine()
+    for minor in ("3.11", "3.12"):
+        engine.add(default_image_tag(minor), MANIFEST)
+    said: list[str] = []
+    found = ensure_images(
+        engine, pythons=("3.12", "3.11", "3.12"), languages=("python",), progress=said.append
+    )
+    assert [info.tag for info in found] == [default_image_tag("3.12"), default_image_tag("3.11")]
+    assert find_images(engine, pythons=("3.12", "3.11"), languages=("bash", "python")) == found
+    assert said == []
+
+
+def test_after_a_build_what_it_replaced_is_removed() -> None:
+    engine = ImageEngine(**{"gridx/python:3.11-000000000000": MANIFEST})
+    engine.add(packages_tag(), MANIFEST, kind="packages")
+    ensure_images(engine, pythons=("3.11",), languages=("python",), progress=lambda _: None)
+    assert engine.removed == ["gridx/python:3.11-000000000000"]
+
+
+def test_a_language_that_is_none_is_refused_with_those_that_are() -> None:
+    with pytest.raises(SandboxError) as caught:
+        ensure_images(ImageEngine(), languages=("cobol",), progress=lambda _: None)
+    assert "python, bash, node" in caught.value.hint

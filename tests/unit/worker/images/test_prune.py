@@ -17,7 +17,7 @@ def engine() -> ImageEngine:
     now = msgspec.structs.replace(MANIFEST, runtime=version_in(current))
     made.add(current, now)
     made.add(f"gridx/packages:3.11-{packages_version('3.11')}", MANIFEST, kind="packages")
-    made.add("gridx/torch:3.11-now", now, kind="family")
+    made.add("gridx/torch:3.11-now", now, kind="family", created=2)
     made.add("gridx/env:now", now, kind="environment")
     made.add("gridx/base:bookworm", MANIFEST, kind="base")
     made.add("mine/python:3.11-000000000000", OLD)
@@ -48,3 +48,11 @@ def test_an_old_image_with_a_container_and_one_just_built_stay() -> None:
     made.live.append("sha256:gridx/python:3.11-000000000000")
     made.add("gridx/python:3.11-111111111111", OLD, created=1 << 40)
     assert prune(made, lambda _: None) == []
+
+
+def test_the_last_of_a_lenders_own_stays_until_the_next_is_built() -> None:
+    made = engine()
+    made.add("gridx/jax:3.11-old", OLD, kind="family", created=1)
+    assert prune(made, lambda _: None, grace_s=0) == []
+    made.add("gridx/jax:3.11-new", OLD, kind="family", created=2)
+    assert prune(made, lambda _: None, grace_s=0) == ["gridx/jax:3.11-old"]
