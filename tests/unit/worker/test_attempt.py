@@ -17,6 +17,8 @@ from gridx.schemas import BlobRef, CellSpec, JobRequest, Limits
 from gridx.states import Cause
 from worker import attempt as attempt_module
 from worker.attempt import AttemptListener, AttemptRun
+from worker.gpu_meter import GpuSampler
+from worker.probe import GpuState
 from worker.results import Results
 from worker.runtime.frames import (
     Cancel,
@@ -29,9 +31,29 @@ from worker.runtime.frames import (
     Run,
 )
 from worker.sandbox.base import DEFAULT_REQUEST, Death, SandboxClosed
+from worker.sandbox.metering import HostReading
 
 LINE = encode_event(Stream(name="stdout", text="hello\n"))
 DONE = Exited(cause=Cause.COMPLETED, exit_code=0, usage=Usage(wall_s=0.0, source="cgroup"))
+
+
+class ScriptedMeter:
+    """The host's counters as they are at each look."""
+
+    source = "host"
+
+    def __init__(self, *readings: HostReading | None) -> None:
+        self._readings = list(readings)
+        self.begun = 0
+
+    def begin(self) -> None:
+        self.begun += 1
+
+    def read(self) -> HostReading | None:
+        return self._readings.pop(0) if len(self._readings) > 1 else self._readings[0]
+
+    def close(self) -> None:
+        pass
 
 
 class ScriptedSandbox:
@@ -47,6 +69,7 @@ class ScriptedSandbox:
         self.request = DEFAULT_REQUEST
         self.ready = Ready(python="3.11.2", filtered=True)
         self.is_closed = False
+        self.is_open_inside = False
         self.meter: ScriptedMeter | None = None
         self.inputs_dir = "/in"
         self.inputs: dict[str, Path] = {}
@@ -115,9 +138,7 @@ class OneSandboxPool:
     def gpus_of(self, sandbox: ScriptedSandbox) -> tuple[str, ...]:
         return self.gpus
 
-    async def take(
-        self, request: ResourceRequest, image: Image | None = None
-    ) -> ScriptedSandbox:
+    async def take(self, request: ResourceRequest, image: Image | None = None) -> ScriptedSandbox:
         self.asked.append(image)
         if self._sandbox is None:
             await asyncio.Event().wait()
@@ -211,12 +232,14 @@ def make(
     timeout_s: float = 60,
     blobs: tuple[BlobRef, ...] = (),
     lender: LendsBlobs | None = None,
+    job: JobRequest | None = None,
+    gpus: GpuSampler | None = None,
 ) -> tuple[AttemptRun, Heard, OneSandboxPool]:
     start = StartAttempt(
         job_id=new_job_id(),
         attempt=1,
         user="anna",
-        job=JobRequest(code="print('hello')", limits=Limits(timeout_s=timeout_s)),
+        job=job or JobRequest(code="print('hello')", limits=Limits(timeout_s=timeout_s)),
         cell=None if python is None else CellSpec(python=python, expected=("x",), inputs=("a",)),
         inputs=b"inputs",
         blobs=blobs,
@@ -232,6 +255,7 @@ def make(
             folder=lambda ref: Path(),
             limit_bytes=15 * MIB,
         ),
+        gpus=gpus,
     )
     return run, heard, pool
 
@@ -496,3 +520,131 @@ async def test_a_stop_during_the_transfer_is_a_cancelled_job_that_used_nothing()
     assert heard.report.cause is Cause.CANCELLED
     assert heard.report.usage.wall_s == 0
     assert not pool.was_asked
+
+
+# ---------------------------------------------------------------- images and packages
+
+
+async def test_a_job_gets_the_image_of_its_language() -> None:
+    run, heard, pool = make(ScriptedSandbox(DONE), job=JobRequest(code="ls", language="bash"))
+    await run.run()
+    assert heard.report is not None
+    assert pool.asked == [BASH]
+
+
+@pytest.mark.parametrize(
+    ("job", "wants"),
+    [
+        (JobRequest(code="1", language="node"), "of node"),
+        (JobRequest(code="1", image="torch"), "named 'torch'"),
+    ],
+)
+async def test_a_job_whose_image_is_not_here_is_handed_back(job: JobRequest, wants: str) -> None:
+    run, heard, pool = make(ScriptedSandbox(DONE), job=job)
+    await run.run()
+    assert wants in heard.refusal and "it has python 3.11, bash" in heard.refusal
+    assert pool.asked == []
+
+
+WITH_PACKAGES = JobRequest(code="import tqdm", pip=("tqdm",))
+
+
+async def test_packages_are_installed_before_a_sandbox_is_taken() -> None:
+    run, heard, pool = make(ScriptedSandbox(DONE), job=WITH_PACKAGES)
+    running = asyncio.create_task(run.run())
+    while pool.built is None:
+        await asyncio.sleep(0)
+    pool.say("Building")
+    assert [step.rpartition(": ")[2] for step in heard.steps] == ["Installing tqdm", "Building"]
+    assert pool.asked == []
+    pool.built.set_result(ADDED)
+    await running
+    pool.say("A build for another has something to say")
+    assert len(heard.steps) == 2
+    assert pool.asked == [ADDED]
+    assert heard.report is not None and heard.report.cause is Cause.COMPLETED
+
+
+async def test_packages_that_cannot_be_installed_end_the_job_and_cost_nothing() -> None:
+    run, heard, pool = make(ScriptedSandbox(DONE), job=WITH_PACKAGES)
+    running = asyncio.create_task(run.run())
+    while pool.built is None:
+        await asyncio.sleep(0)
+    pool.built.set_exception(EnvironmentFailed("No tqdm anywhere."))
+    await running
+    report = heard.report
+    assert report is not None
+    assert (report.cause, report.message) == (Cause.ENVIRONMENT, "No tqdm anywhere.")
+    assert (report.usage.wall_s, report.usage.cpu_s, report.usage.source) == (0.0, 0.0, "none")
+
+
+async def test_a_job_can_be_cancelled_while_its_packages_are_installed() -> None:
+    run, heard, pool = make(ScriptedSandbox(DONE), job=WITH_PACKAGES)
+    running = asyncio.create_task(run.run())
+    while pool.built is None:
+        await asyncio.sleep(0)
+    run.stop()
+    await running
+    assert heard.report is not None and heard.report.cause is Cause.CANCELLED
+    assert not pool.built.cancelled()  # others may wait for it
+
+
+# ---------------------------------------------------------------- meters
+
+
+async def test_the_hosts_own_counters_are_charged_from_the_hand_over_on() -> None:
+    sandbox = ScriptedSandbox(DONE)
+    sandbox.meter = meter = ScriptedMeter(HostReading(2.0, 30, 0), HostReading(2.0, 170, 0))
+    run, heard, _ = make(sandbox)
+    await run.run()
+    assert heard.report is not None
+    usage = heard.report.usage
+    assert (usage.source, usage.cpu_s, usage.peak_memory_bytes) == ("host", 0.0, 170)
+    assert meter.begun == 1
+
+
+async def test_a_lie_of_the_supervisor_about_its_memory_is_not_believed() -> None:
+    said = Exited(
+        cause=Cause.COMPLETED,
+        usage=Usage(cpu_s=0.0, peak_memory_bytes=1, out_of_memory=False, source="cgroup"),
+    )
+    sandbox = ScriptedSandbox(said)
+    sandbox.meter = ScriptedMeter(HostReading(1.0, 30, 0), HostReading(1.0, 900 * MIB, 1))
+    run, heard, _ = make(sandbox)
+    await run.run()
+    assert heard.report is not None
+    assert heard.report.usage.peak_memory_bytes == 900 * MIB
+    assert heard.report.usage.out_of_memory
+
+
+async def test_a_container_that_has_gone_leaves_what_its_supervisor_said() -> None:
+    sandbox = ScriptedSandbox(DONE)
+    sandbox.meter = ScriptedMeter(HostReading(1.0), None)
+    run, heard, _ = make(sandbox)
+    await run.run()
+    assert heard.report is not None and heard.report.usage.source == "cgroup"
+
+
+async def test_a_job_with_a_gpu_is_metered_on_it() -> None:
+    sampler = GpuSampler(dict)
+    watches = []
+    make_watch = sampler.watch
+
+    def watch(uuids: Sequence[str]) -> object:
+        made = make_watch(uuids)
+        watches.append(made)
+        return made
+
+    sampler.watch = watch  # type: ignore[method-assign, assignment]
+    sandbox = ScriptedSandbox()
+    sandbox.request = ResourceRequest(gpus=1)
+    job = JobRequest(code="1", limits=Limits(gpus=1))
+    run, heard, pool = make(sandbox, job=job, gpus=sampler)
+    pool.gpus = ("GPU-7",)
+    running = asyncio.create_task(run.run())
+    await heard.started.wait()
+    watches[0].take({"GPU-7": GpuState(utilisation=0.5, process_memory_bytes=GIB)}, 0.0)
+    sandbox.say(DONE)
+    await running
+    assert heard.report is not None
+    assert heard.report.usage.gpu_memory_peak_bytes == GIB
