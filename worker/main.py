@@ -1,4 +1,4 @@
-"""`python -m worker.main`, `gridx-worker`: run, check, image.
+"""`python -m worker.main`, `gridx-worker`: run, check, image, and the lender's word to a worker.
 
 Heavy modules are imported where a command needs them: `--help` answers at once, and the daemon
 holds no more than it uses.
@@ -25,6 +25,7 @@ from .settings import (
 )
 
 _QUIETER = ("urllib3", "docker", "tornado.general")
+LENDING = ("status", "pause", "resume", "drain", "snooze", "wake")
 REFUSED = 2  # exit code: the coordinator refuses this worker; no use in trying again
 
 
@@ -41,11 +42,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             from . import check
 
             return check.main(arguments[1:])
+        if command == "service":
+            from .lending import service
+
+            return service.main(arguments[1:])
+        if command in LENDING:
+            from .lending import command as lending_command
+
+            return lending_command.main(command, arguments[1:])
         if command == "run":
             return _run(arguments[1:] if arguments[:1] == ["run"] else arguments)
     except ModuleNotFoundError as error:
         return _failed(explain_missing(error, "worker"), REFUSED)
-    print(f"gridx-worker has no command {command!r}: run, check or image.", file=sys.stderr)
+    print(
+        f"gridx-worker has no command {command!r}: run, check, image, service, "
+        f"{', '.join(LENDING[:-1])} or {LENDING[-1]}.",
+        file=sys.stderr,
+    )
     return REFUSED
 
 
@@ -111,6 +124,17 @@ async def _serve(settings: WorkerSettings) -> None:
         home.close()
 
 
+def _hidden(data_dir: Path) -> list[Path]:
+    """Return the folders with tokens, keys and other jobs' data, which no job has to see."""
+    from gridx.settings import config_file
+    from gridx.up import data_home
+
+    folders = [data_dir, data_home(), config_file().parent]
+    if (data_dir.parent / "up-passwords.json").exists():
+        folders.append(data_dir.parent)  # of `gridx up --data-dir`
+    return folders
+
+
 def _with_password(settings: WorkerSettings) -> WorkerSettings:
     import msgspec
 
@@ -124,17 +148,6 @@ def _with_password(settings: WorkerSettings) -> WorkerSettings:
 
 
 def _say(line: str) -> None:
-def _hidden(data_dir: Path) -> list[Path]:
-    """Return the folders with tokens, keys and other jobs' data, which no job has to see."""
-    from gridx.settings import config_file
-    from gridx.up import data_home
-
-    folders = [data_dir, data_home(), config_file().parent]
-    if (data_dir.parent / "up-passwords.json").exists():
-        folders.append(data_dir.parent)  # of `gridx up --data-dir`
-    return folders
-
-
     print(line, flush=True)
 
 

@@ -129,7 +129,9 @@ def parser(
         prog="gridx-worker",
         description="Lend this machine: run jobs of the grid in locked-down containers.",
         epilog="Other commands: `gridx-worker image` builds the sandbox image,"
-        " `gridx-worker check` says whether this machine is fit.",
+        " `gridx-worker check` says whether this machine is fit, `gridx-worker service` makes it"
+        " a service; `status`, `pause`, `resume`, `drain`, `snooze` and `wake` speak to one that"
+        " runs.",
     )
     made.add_argument("--user", default=os.environ.get("GRIDX_USER"), help="whose credits it earns")
     made.add_argument("--password", help="better in GRIDX_PASSWORD; asked for at a terminal")
@@ -353,8 +355,6 @@ def _accept(text: str) -> tuple[Accepts, tuple[str, ...]]:
         raise argparse.ArgumentTypeError(f"{error.message} {error.hint}") from None
 
 
-def _size(text: str) -> int:
-    try:
 def process_notice(checks: Sequence[Check]) -> str:
     """Return what ``--sandbox process`` limits on this machine, and what it does not.
 
@@ -375,6 +375,8 @@ def process_notice(checks: Sequence[Check]) -> str:
     )
 
 
+def _size(text: str) -> int:
+    try:
         return parse_size(text)
     except InvalidRequest as error:
         raise argparse.ArgumentTypeError(error.message) from None
