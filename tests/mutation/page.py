@@ -22,7 +22,7 @@ notices. This page is what the last `python -m tests.mutation --write` has seen,
 Engine with control groups of version 1 and runc.
 
 A container is one of many such layers, and none of them is a promise that the kernel has no bug:
-see the threat model in `docs/security.md`.
+see [the threat model](../security.md).
 
 | Protection | Taken away as | Holds off | The test that fails then |
 | --- | --- | --- | --- |

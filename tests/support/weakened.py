@@ -184,7 +184,9 @@ WEAKENINGS: Final[Mapping[str, Weakening]] = {
     "CapDrop": _removed("CapDrop", "capabilities for whatever becomes root"),
     "Privileged": _set("Privileged", True, "the machine itself", _DEFAULT),
     "SecurityOpt": _removed("SecurityOpt", "setuid programs that give other rights"),
-    "seccomp": Weakening("some three hundred rare kernel calls", "unconfined instead", _unconfined),
+    "seccomp": Weakening(
+        "the rare kernel calls of the engine's own list", "unconfined instead", _unconfined
+    ),
     "PidsLimit": _removed("PidsLimit", "fork and thread bombs"),
     "Memory": Weakening("memory bombs", options=_without_memory),
     "MemorySwap": _removed("MemorySwap", "as much again in the machine's swap"),
@@ -220,7 +222,12 @@ WEAKENINGS: Final[Mapping[str, Weakening]] = {
     },
     "Tmpfs /work uid": _mount_option("/work", "uid", "uid=0", "somebody else's /work"),
     "Tmpfs /work gid": _mount_option("/work", "gid", "gid=0", "somebody else's /work"),
-    "Tmpfs /work mode": _mount_option("/work", "mode", "mode=0777", "a /work open to others"),
+    "Tmpfs /work mode": _mount_option(
+        "/work", "mode", "mode=0777", "a /work open to others"
+    )._replace(
+        note="Older runc lets the mode of the image's own folder win, which is 0700 too; seen in"
+        " what the engine has noted."
+    ),
     "Mounts ReadOnly": Weakening(
         "changes to inputs, which other jobs of the worker read too",
         "False instead",

@@ -59,3 +59,9 @@ def test_the_engine_was_told(
 @pytest.mark.guards("LogConfig")
 def test_what_a_job_writes_lies_in_no_file_of_the_machine(noted: dict[str, Any]) -> None:
     assert noted["LogPath"] == ""
+
+
+@pytest.mark.guards("Tmpfs /work mode")
+def test_the_work_folder_was_asked_for_as_nobody_elses(noted: dict[str, Any]) -> None:
+    # Older runc lets the mode of the image's own folder win, and that is 0700 as well.
+    assert "mode=0700" in noted["HostConfig"]["Tmpfs"]["/work"].split(",")
