@@ -427,7 +427,14 @@ class AttemptRun:
                 "a sandbox broke the protocol",
                 extra={"action": "attempt", "job_id": self.ref.job_id, "error": str(error)},
             )
-            self._finish(Cause.SANDBOX_FAILED, message=error.message)
+            if sandbox.is_open_inside:  # nobody but the job can have said that
+                self._finish(
+                    Cause.CRASHED,
+                    usage=self._usage_by_own_clock(),
+                    message=f"The job spoke in its sandbox's name. {error.message}",
+                )
+            else:
+                self._finish(Cause.SANDBOX_FAILED, message=error.message)
         except ProtocolError as error:
             self._finish(
                 Cause.CRASHED,
@@ -742,6 +749,13 @@ class AttemptRun:
                 peak_memory_bytes=sandbox.request.memory_bytes,
             )
             self._finish(Cause.OUT_OF_MEMORY, exit_code=137, usage=usage)
+        elif death.from_inside:
+            self._finish(
+                Cause.CRASHED,
+                exit_code=death.exit_code,
+                usage=self._usage_by_own_clock(),
+                message="The job ended its own sandbox.",
+            )
         else:
             _log.error(
                 "a sandbox died",

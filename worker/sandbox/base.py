@@ -42,6 +42,7 @@ class Death(msgspec.Struct, frozen=True, kw_only=True):
     out_of_memory: bool = False
     exit_code: int | None = None
     stderr: str = ""  # the last words of its PID 1, for the worker's own log
+    from_inside: bool = False  # nothing else than its job can have ended it
 
 
 class Promise(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +89,11 @@ class Sandbox(Protocol):
     @property
     def is_removed(self) -> bool:
         """Whether nothing is left of it, and its GPUs may be another's; True only after ``kill``."""
+        ...
+
+    @property
+    def is_open_inside(self) -> bool:
+        """Whether a job can reach PID 1: kill it, and write into its stream (gVisor)."""
         ...
 
     @property

@@ -44,7 +44,15 @@ from ..runtime.frames import Frame, Freeze, FromSupervisor, Ready, Thaw, encode_
 from .base import Death, GpuUnavailable, Promise, SandboxClosed
 from .cgroups import CgroupMeter
 from .frames import AttachDemultiplexer
-from .limits import INPUTS_DIR, POOL_LABEL, UIDS_LABEL, WORKER_LABEL, container_options, promises
+from .limits import (
+    GVISOR,
+    INPUTS_DIR,
+    POOL_LABEL,
+    UIDS_LABEL,
+    WORKER_LABEL,
+    container_options,
+    promises,
+)
 from .metering import EngineStats, HostMeter, HostReading, reading_of_stats
 from .pipe import FrameQueue
 from .self_test import REQUEST as SELF_TEST_REQUEST
@@ -174,6 +182,7 @@ class DockerSandbox:
         stream: _AttachProtocol,
         ready: Ready,
         meter: HostMeter | None,
+        is_open_inside: bool,
     ) -> None:
         self._engine = engine
         self._stream = stream
@@ -186,6 +195,7 @@ class DockerSandbox:
         self.ready = ready
         self.meter = meter
         self.inputs_dir = INPUTS_DIR
+        self.is_open_inside = is_open_inside
 
     @property
     def is_closed(self) -> bool:
@@ -237,6 +247,10 @@ class DockerSandbox:
             out_of_memory=bool(state.get("OOMKilled")),
             exit_code=state.get("ExitCode"),
             stderr=self._stream.streams.stderr.decode(errors="replace")[-2000:],
+            # An engine that ends takes all of its containers with it.
+            from_inside=self.is_open_inside
+            and state.get("ExitCode") is not None
+            and self._engine.has_open_streams(),
         )
 
 
@@ -296,6 +310,7 @@ class DockerEngine:
         self._image: ImageInfo | None = None
         self._address = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
         self._late_sweep: asyncio.Task[None] | None = None
+        self._streams: dict[str, _AttachProtocol] = {}
         self._owed: set[str] = set()  # containers that could not be removed
         self._trouble_until_s = 0.0
         self._mending: asyncio.Task[None] | None = None
@@ -444,7 +459,7 @@ class DockerEngine:
         container, lent = await self._create(request, image, gpus)
         stream: _AttachProtocol | None = None
         try:
-            stream = await self._attach(container)
+            stream = self._streams[container] = await self._attach(container)
             await self._call(lambda api: api.start(container))
             ready = await self._wait_ready(stream, container)
             meter = await self._meter_of(container, ready)
@@ -462,7 +477,12 @@ class DockerEngine:
             stream=stream,
             ready=ready,
             meter=meter,
+            is_open_inside=self._runtime == GVISOR,
         )
+
+    def has_open_streams(self) -> bool:
+        """Whether any container of this engine is still attached."""
+        return any(not stream.frames.closed.is_set() for stream in self._streams.values())
 
     async def _create(
         self, request: ResourceRequest, image: Image, gpus: Sequence[str]
@@ -704,6 +724,7 @@ class DockerEngine:
         An engine that does not answer is asked again in the background until it has done so.
         """
         self._sure.discard(container)
+        self._streams.pop(container, None)
         if await self._remove(container):
             self._owed.discard(container)
             lent = self._live.pop(container, None)

@@ -16,6 +16,8 @@ from gridx.resources import MIB, ResourceRequest
 
 from .base import Promise
 
+GVISOR: Final = "runsc"  # the runtime whose containers a job can end, and speak for, from inside
+
 WORKER_LABEL: Final = "gridx.worker"  # the worker's id: the sweep at start finds its leftovers
 POOL_LABEL: Final = "gridx.pool"  # one daemon run of that worker
 UIDS_LABEL: Final = "gridx.uids"  # the first user id of the range that this run has for itself

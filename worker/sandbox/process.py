@@ -110,6 +110,7 @@ class ProcessSandbox:
         self.request = request
         self.image = image
         self.ready = ready
+        self.is_open_inside = False  # it is the lender's own job
         self.inputs_dir = f"{folder}{INPUTS_SUFFIX}"
 
     @property

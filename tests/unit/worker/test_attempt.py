@@ -72,6 +72,7 @@ class ScriptedSandbox:
         self.is_open_inside = False
         self.meter: ScriptedMeter | None = None
         self.inputs_dir = "/in"
+        self.is_open_inside = False
         self.inputs: dict[str, Path] = {}
         self.sent: list[Frame] = []
         self.received = 0
@@ -327,6 +328,22 @@ async def test_a_sandbox_killed_for_memory_is_out_of_memory() -> None:
     assert report.usage.out_of_memory
     assert report.usage.peak_memory_bytes == GIB
     assert heard.output == LINE
+
+
+async def test_a_sandbox_that_only_its_job_can_have_ended_is_a_crash() -> None:
+    death = Death(exit_code=137, from_inside=True)
+    report, _ = await finish(SandboxClosed("Gone."), death=death)
+    assert (report.cause, report.exit_code) == (Cause.CRASHED, 137)
+    assert report.usage.wall_s > 0  # by the worker's clock
+
+
+async def test_broken_frames_are_the_jobs_where_a_job_can_write_them() -> None:
+    sandbox = ScriptedSandbox(SandboxError("No frame."))
+    sandbox.is_open_inside = True
+    run, heard, _ = make(sandbox)
+    await run.run()
+    assert heard.report is not None and heard.report.cause is Cause.CRASHED
+    assert "No frame." in heard.report.message
 
 
 async def test_a_sandbox_that_just_dies_is_the_infrastructures_fault() -> None:
