@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from gridx.errors import SandboxError
 from worker.images import ImageInfo, engine_client, ensure_image
+from worker.images.command import main
+from worker.images.engine import file_of
 
 pytestmark = pytest.mark.docker
 
@@ -122,3 +125,22 @@ def test_the_shared_core_and_the_runtime_load_without_the_clients_dependencies(
         "import gridx.events, gridx.errors, gridx_runtime.frames\nprint('tornado' in sys.modules)",
     )
     assert said == "False\n"
+
+
+def test_a_file_is_read_out_of_an_image(api: Any, image: ImageInfo) -> None:
+    inside = json.loads(file_of(api, image.id, "/opt/gridx/manifest.json"))
+    assert inside["runtime"] == image.manifest.runtime
+    for path in ("/opt/gridx/nothing", "/opt/gridx"):
+        with pytest.raises(SandboxError):
+            file_of(api, image.id, path)
+
+
+def test_the_command_prints_what_is_there(
+    image: ImageInfo, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tag"] == image.tag
+    assert main(["--language", "python"]) == 0
+    assert capsys.readouterr().out == f"{image.tag}\n"
+    assert main(["--python", "3.11,3.12", "--base", "x"]) == 1
+    assert "One base has one Python." in capsys.readouterr().err

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -48,6 +50,8 @@ _NO_WHEEL: Final = (
     "Look at the name that the last lines have. A package without a wheel for this Python on Linux"
     " cannot be installed: building one would run its code."
 )
+
+_TURNS: Final = threading.BoundedSemaphore(2)
 
 Say = Callable[[str], None]
 
@@ -96,19 +100,32 @@ def build_environment(
         if there := _remembered(api, key):
             _used(there)
             return there
-        say("resolving")
-        try:
-            with resolve(asked, below.manifest, limits=limits) as resolved:
-                _check_allowed(resolved.versions, allowed)
-                built = _built(api, below, resolved, say) if resolved.missing else below
-        except PipFailed as error:
-            raise _refused(error.sentence, error.log) from None
+        with _turn(say):
+            say("resolving")
+            try:
+                with resolve(asked, below.manifest, limits=limits) as resolved:
+                    _check_allowed(resolved.versions, allowed)
+                    built = _built(api, below, resolved, say) if resolved.missing else below
+            except PipFailed as error:
+                raise _refused(error.sentence, error.log) from None
         _remember(key, built)
         if built is not below:
             _used(built)
             if max_bytes is not None:
                 evict(api, max_bytes, keep=built.id)
         return built
+
+
+@contextmanager
+def _turn(say: Say) -> Iterator[None]:
+    """Let two lists be built at a time: the lender's machine has other things to do."""
+    if not _TURNS.acquire(blocking=False):
+        say("waiting for the packages of other jobs")
+        _TURNS.acquire()
+    try:
+        yield
+    finally:
+        _TURNS.release()
 
 
 def _built(api: Any, below: ImageInfo, found: Resolved, say: Say) -> ImageInfo:
@@ -215,7 +232,11 @@ def _folder() -> Path:
 
 
 def _remember(key: str, image: ImageInfo) -> None:
-    memory = _Memory(image.tag, image.id, time.time())
+    now = time.time()
+    for old in _folder().glob("asked-*"):
+        if now - old.stat().st_mtime > 2 * REMEMBERED_S:
+            old.unlink(missing_ok=True)
+    memory = _Memory(image.tag, image.id, now)
     path = _folder() / f"asked-{key}.json"
     scratch = path.with_suffix(f".{os.getpid()}")
     scratch.write_bytes(msgspec.json.encode(memory))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.images.command import main
+from worker.images.command import main, words
 
 
 def test_without_an_engine_the_command_says_what_to_do(
@@ -15,3 +15,12 @@ def test_without_an_engine_the_command_says_what_to_do(
     said = capsys.readouterr().err
     assert "No Docker engine answers." in said
     assert "docs/howto/install-docker.md" in said
+
+
+def test_a_name_without_packages_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--name", "torch"]) == 2
+    assert "--add" in capsys.readouterr().err
+
+
+def test_a_list_has_each_word_once() -> None:
+    assert words(" 3.11, 3.12,,3.11") == ["3.11", "3.12"]
