@@ -204,7 +204,12 @@ def parser() -> argparse.ArgumentParser:
     workers = command("workers", _workers, "list the workers", where, as_json)
     workers.add_argument("--keys", action="store_true", help="with the fingerprints of their keys")
     command("status", _status, "show the grid in numbers", where, as_json)
-    command("doctor", _doctor, "check this machine and its coordinator", where, as_json)
+    doctor = command("doctor", _doctor, "check this machine and its coordinator", where, as_json)
+    doctor.add_argument(
+        "--lender",
+        action="store_true",
+        help="try also, in containers, whether this machine keeps what jobs are promised",
+    )
     return whole
 
 
@@ -573,10 +578,12 @@ def _status(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     import asyncio
 
-    from .doctor import examine, needs_care
+    from .doctor import examine, examine_lending, needs_care
     from .terminal import plain_text
 
     rows = asyncio.run(examine(url=options.url, user=options.user))
+    if options.lender:
+        rows += asyncio.run(examine_lending())
     if options.json:
         _print_json(rows)
         return 1 if needs_care(rows) else 0

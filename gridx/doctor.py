@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib.util
 import os
 import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
+
+import msgspec
 
 from . import __version__
 from .client import Client
@@ -19,6 +23,7 @@ from .settings import ConnectionSettings, load
 
 _OLDEST_PYTHON: Final = (3, 11)
 _CLOCK_TOLERANCE_S: Final = 5.0
+_LENDING_S: Final = 90.0  # containers are started; two seconds on a machine at rest
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,10 @@ class Row:
 async def examine(
     *, url: str | None = None, user: str | None = None, environ: Mapping[str, str] = os.environ
 ) -> list[Row]:
-    """Return the report for this machine and the coordinator that it is set to."""
+    """Return the report for this machine and the coordinator that it is set to.
+
+    It takes a moment only. What ``examine_lending`` tries takes some seconds, so it is asked for.
+    """
     rows = [_python()]
     try:
         settings = load(url, user, environ=environ)
@@ -58,6 +66,19 @@ async def examine(
         rows.append(workers)
         rows.append(await _clock(client))
     return [*rows, _docker(environ, needed=workers.state == "care")]
+
+
+class _LendingRow(msgspec.Struct):
+    """One row of ``gridx-worker check --json``."""
+
+    name: str
+    kept: bool
+    detail: str = ""
+    hint: str = ""
+
+
+class _LendingReport(msgspec.Struct):
+    rows: list[_LendingRow]
 
 
 def needs_care(rows: list[Row]) -> bool:
@@ -161,8 +182,45 @@ async def _clock(client: Client) -> Row:
 def _docker(environ: Mapping[str, str], *, needed: bool) -> Row:
     engine = find_engine(environ)
     if engine.answers:
-        return Row("Docker here", "ok", f"engine {engine.version} at {engine.address}")
+        advice = "To lend this machine: `gridx doctor --lender` tries whether it holds jobs."
+        return Row("Docker here", "ok", f"engine {engine.version} at {engine.address}", advice)
     advice = "Only a lender needs it: docs/howto/install-docker.md."
     if needed:
         advice = "`gridx up` works without it, for your own jobs: docs/howto/install-docker.md."
     return Row("Docker here", "note", f"{engine.reason} at {engine.address}", advice)
+
+
+async def examine_lending(environ: Mapping[str, str] = os.environ) -> list[Row]:
+    """Return what ``gridx-worker check`` finds: whether this machine keeps what jobs are promised.
+
+    The worker is a program of its own, started here as one. No image is built.
+    """
+    if importlib.util.find_spec("worker") is None or importlib.util.find_spec("docker") is None:
+        advice = "Type: pip install 'gridx-jupyter[worker]' (in a clone: pip install '.[worker]')."
+        return [Row("lending", "care", "the worker is not installed here", advice)]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "worker.main", "check", "--json"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=dict(environ),
+    )
+    try:
+        async with asyncio.timeout(_LENDING_S):
+            out, err = await process.communicate()
+    except TimeoutError:
+        advice = "Look at it by hand: `gridx-worker check`; is the engine's disk full?"
+        return [Row("lending", "care", f"no answer within {_LENDING_S:.0f} s", advice)]
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
+    try:
+        report = msgspec.json.decode(out, type=_LendingReport)
+    except msgspec.MsgspecError:
+        said = " ".join(err.decode(errors="replace").split())[-300:]
+        return [Row("lending", "care", said or "no report", "Try `gridx-worker check` by hand.")]
+    return [
+        Row(f"lending: {row.name}", "ok" if row.kept else "care", row.detail, row.hint)
+        for row in report.rows
+    ]

@@ -164,6 +164,17 @@ def test_the_doctor_names_what_needs_care(env: dict[str, str]) -> None:
     assert {row["check"]: row["state"] for row in json.loads(wrong.stdout)}["settings"] == "care"
 
 
+def test_the_doctor_shows_a_lender_what_the_worker_finds(env: dict[str, str]) -> None:
+    nowhere = {**env, "DOCKER_HOST": "unix:///nowhere/docker.sock"}
+    report = gridx("doctor", "--lender", env=nowhere)
+    assert report.returncode == 1
+    assert "CARE  lending: engine" in report.stdout
+    assert "No Docker engine answers" in report.stdout
+    rows = json.loads(gridx("doctor", "--lender", "--json", env=nowhere).stdout)
+    assert {row["check"]: row["state"] for row in rows}["lending: engine"] == "care"
+    assert "lending" not in gridx("doctor", env=nowhere).stdout
+
+
 def test_a_reader_that_leaves_is_no_traceback(env: dict[str, str]) -> None:
     command = f"{' '.join(COMMAND)} jobs --json --all | head -1"
     done = subprocess.run(

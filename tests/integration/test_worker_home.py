@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import stat
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from gridx.errors import SandboxError, SettingsError
+from gridx.resources import Check
 from worker.home import Home
+from worker.sandbox.self_test import Remembered
 from worker.sandbox.uids import MACHINE, REMAPPED, UIDS_IN_RANGE, UidRange, UidSpace, space_of
 
 
@@ -109,3 +112,27 @@ def test_a_link_or_a_closed_folder_in_the_place_of_the_locks_is_not_followed(
     assert stat.S_IMODE(target.stat().st_mode) == 0o750
     own = next(path for path in tmp_path.iterdir() if path.name.startswith("uids-"))
     assert stat.S_IMODE(own.stat().st_mode) == 0o700
+
+
+def test_what_passed_is_remembered_for_a_day_and_no_longer(tmp_path: Path) -> None:
+    now = datetime(2026, 11, 24, tzinfo=UTC)
+    clock = [now]
+    remembered = Remembered(tmp_path / "passed.json", now=lambda: clock[0])
+    checks = (Check(name="answers", kept=True, detail="after 5 ms"),)
+    assert remembered.find("k") is None
+    remembered.keep("k", checks)
+    assert Remembered(tmp_path / "passed.json", now=lambda: clock[0]).find("k") == checks
+    assert remembered.find("other") is None
+    clock[0] = now + timedelta(hours=24)
+    assert remembered.find("k") is None
+    clock[0] = now - timedelta(hours=1)  # a clock that was set back proves nothing
+    assert remembered.find("k") is None
+
+
+def test_a_broken_record_is_as_none(tmp_path: Path) -> None:
+    path = tmp_path / "passed.json"
+    path.write_text('{"k": {"at": "yesterday"}}')
+    remembered = Remembered(path)
+    assert remembered.find("k") is None
+    remembered.keep("k", ())
+    assert remembered.find("k") == ()

@@ -17,14 +17,35 @@ def test_in_a_container_there_is_nothing_to_say() -> None:
     assert (options.process, options.filtered, options.limits) == (False, True, ())
 
 
-def test_a_process_sandbox_has_limits_and_no_filter() -> None:
+def test_a_process_sandbox_has_limits_a_filter_and_namespaces() -> None:
     options = parse_options(["--process", "--limit", "as=1024", "--limit", "nofile=64"])
-    assert (options.process, options.filtered) == (True, False)
+    assert (options.process, options.filtered, options.namespaces) == (True, True, ())
     assert options.limits == ((resource.RLIMIT_AS, 1024), (resource.RLIMIT_NOFILE, 64))
+    words = [
+        "--process",
+        "--unfiltered",
+        "--namespace",
+        "user",
+        "--namespace",
+        "net",
+        "--hide",
+        "/a",
+    ]
+    options = parse_options([*words, "--work-bytes", "4096", "--keep", "/b"])
+    assert (options.filtered, options.namespaces) == (False, ("user", "net"))
+    assert (options.work_bytes, options.keep, options.hide) == (4096, ("/b",), ("/a",))
 
 
 @pytest.mark.parametrize(
-    "words", [["--what"], ["--limit"], ["--limit", "as"], ["--limit", "as=-1"], ["--limit", "x=1"]]
+    "words",
+    [
+        ["--what"],
+        ["--limit"],
+        ["--limit", "as"],
+        ["--limit", "as=-1"],
+        ["--limit", "x=1"],
+        ["--work-bytes", "x"],
+    ],
 )
 def test_an_option_that_is_not_understood_is_refused(words: list[str]) -> None:
     with pytest.raises(ProtocolError):
