@@ -423,8 +423,10 @@ class Daemon:
         """Finish what can be finished in time, hand back the rest, wait for the last answers."""
         _log.info("stopping", extra={"action": "stop", "running": self._machine.live_count()})
         self._lender.on_change = lambda decision: None
+        # Said before anything is handed back: what a paused worker hands back is no try.
+        jobs = self._lender.decision.jobs
+        self._tell(PauseChanged(pause=self._machine.pause or STOPPING, jobs=jobs))
         self._tell(StopTaking())
-        self._tell(PauseChanged(pause=self._machine.pause or STOPPING))
         await self._until(lambda: self._machine.unfinished_count() == 0, self._settings.drain_s)
         self._tell(GiveUp())
         if self._connection.is_open:

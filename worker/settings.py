@@ -22,7 +22,7 @@ import msgspec
 
 from gridx.errors import GridXError, InvalidRequest, SettingsError
 from gridx.ids import parse_user_name
-from gridx.quantities import parse_duration, parse_size
+from gridx.quantities import format_duration, parse_duration, parse_size
 from gridx.resources import GIB, MIB, Accepts, Check, Gpu
 from gridx.schemas import LANGUAGE_ALIASES, LANGUAGES
 
@@ -36,6 +36,7 @@ from .lending.policy import (
 
 DEFAULT_COORDINATOR: Final = "ws://localhost:8080/ws/worker"
 DEFAULT_LANGUAGES: Final = ("python", "bash")
+LONGEST_FREEZE_S: Final = 50 * 60.0
 SANDBOXES: Final = ("docker", "process")
 
 
@@ -424,6 +425,11 @@ def from_arguments(
     ):
         if value is not None and value < least:
             raise SettingsError(f"{option}: {value} is less than {least}.")
+    if given.freeze_for > LONGEST_FREEZE_S:
+        raise SettingsError(
+            f"--freeze-for: {format_duration(given.freeze_for)} is longer than 50 minutes.",
+            hint="A coordinator gives up what stands still for an hour: set 50m or less.",
+        )
     return WorkerSettings(
         user=user,
         password=given.password or environment.get("GRIDX_PASSWORD") or None,

@@ -1,7 +1,8 @@
 """Jobs that stand still: freezing and thawing them in the background, and giving up in time.
 
 A job that stood still for as long as the lender set is handed back, so that another worker may
-run it. A session has its variables to lose: it stands for an hour, or longer where that is set.
+run it. A session has its variables to lose: it stands for most of an hour, after which the
+coordinator gives up what stands still.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ..machine import CannotRun, Froze, FrozenTooLong, Thawed
 
 _log = logging.getLogger(__name__)
 
-SESSION_FOR_S: Final = 3600.0
+SESSION_FOR_S: Final = 50 * 60.0
 
 
 class Standstill:
@@ -46,7 +47,7 @@ class Standstill:
 
     def freeze(self, ref: AttemptRef, *, is_session: bool) -> None:
         """Let an attempt stand still."""
-        limit_s = max(SESSION_FOR_S, self._freeze_for_s) if is_session else self._freeze_for_s
+        limit_s = SESSION_FOR_S if is_session else self._freeze_for_s
         self._run_aside(self._freeze(ref, limit_s))
 
     def thaw(self, ref: AttemptRef) -> None:

@@ -38,14 +38,14 @@ def test_every_option_is_understood() -> None:
     given = settings(
         *("--hours", "mon-fri 18-8", "--pause-when-active", "on", "--idle-for", "3m"),
         *("--pause-on-battery", "off", "--max-cpu-temp", "75", "--max-gpu-temp", "off"),
-        *("--on-pause", "hand-back", "--freeze-for", "1h", "--accept", "users:bob, carl"),
+        *("--on-pause", "hand-back", "--freeze-for", "30m", "--accept", "users:bob, carl"),
         *("--disk", "10G", "--gpus", "0,GPU-b"),
     )
     assert given.hours is not None and given.hours.text == "mon-fri 18-8"
     assert given.pause_when_active is True and given.idle_for_s == 180
     assert not given.pause_on_battery
     assert (given.max_cpu_temp_c, given.max_gpu_temp_c) == (75.0, None)
-    assert (given.on_pause, given.freeze_for_s) == (OnPause.HAND_BACK, 3600.0)
+    assert (given.on_pause, given.freeze_for_s) == (OnPause.HAND_BACK, 1800.0)
     assert (given.accepts, given.users) == (Accepts.USERS, ("bob", "carl"))
     assert given.cache_bytes == given.environments_bytes == 5 * GIB
     assert given.gpus == ("0", "GPU-b")
