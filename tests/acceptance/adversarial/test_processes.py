@@ -323,6 +323,16 @@ say(own=os.getpid(), parent=os.getppid(), attached=kernel({PTRACE}, 16, 1, 0, 0)
 
 
 @pytest.mark.guards("runtime: other descriptors closed")
+def test_a_job_inherits_no_descriptor_of_the_supervisor(cells: HostileCells) -> None:
+    """Its own, for what it says, lie where a job's never come, and are worth garbage: below."""
+    found = cells.probe(
+        "say(low=[fd for fd in range(3, 900) if tried(os.fstat, fd) == 'done'],"
+        " others=[fd for fd in range(900, 1024) if tried(os.fstat, fd) == 'done'])"
+    )
+    assert found["low"] == []
+    assert len(found["others"]) <= 6
+
+
 def test_a_job_holds_no_end_of_the_protocol(cells: HostileCells) -> None:
     """Written into every descriptor that there is: nothing reaches the worker as a frame."""
     ended = cells.run(
