@@ -162,7 +162,9 @@ class Call(Watched):
         return self._feed.on_changed(changed)
 
     def _view(self, job: JobView) -> JobView:
-        is_waiting = self._status == JobState.QUEUED
+        # A session that has started waits only while it stands still, and its call with it.
+        is_still = self._status == JobState.RUNNING and job.started_at is not None
+        is_waiting = self._status == JobState.QUEUED or is_still
         return msgspec.structs.replace(
             job,
             status=self._status,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -450,3 +451,26 @@ async def test_who_gives_up_while_a_call_is_sent_leaves_none_running(
         await worker.expect(InterruptCall, call=1)
         await session.newest.wait()
         assert (await (await session.call("b", cell=CELL)).wait()).result == b"a;wait;b"
+
+
+async def test_a_call_that_stands_still_with_its_session_says_why(coordinator: Serving) -> None:
+    worker = WorkerWithSessions(coordinator.ws_url)
+    async with workers(worker), client_of(coordinator) as client:
+        session = await opened(client, "wait")
+        await until_printed(session)
+        ref = AttemptRef(job_id=session.id, attempt=1)
+        worker.freeze(ref, message="The owner is using the machine.")
+        seen = await _waiting(session, lambda waiting: waiting is not None)
+        assert seen is not None
+        assert seen.startswith("Paused by its lender: the owner is using the machine.")
+        worker.freeze(ref, is_frozen=False)
+        assert await _waiting(session, lambda waiting: waiting is None) is None
+        await session.interrupt()
+        await session.newest.wait()
+
+
+async def _waiting(session: Session, holds: Callable[[str | None], bool]) -> str | None:
+    async for update in session.newest.updates():
+        if isinstance(update, StateChanged) and holds(update.view.waiting):
+            return update.view.waiting
+    raise AssertionError("the call has ended")
