@@ -135,7 +135,7 @@ def test_nothing_that_a_job_started_outlives_it(cells: HostileCells, stray: str)
 
         async def alone() -> None:
             # The supervisor waits for the worker to hang up; it ends the strays before that.
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(10):
                 while len(cells.api.top(sandbox.id)["Processes"]) > 1:
                     await asyncio.sleep(0.02)
 
