@@ -89,7 +89,8 @@ def _takes(offer: Capability) -> str:
 def _share(free_bytes: int, all_bytes: int) -> str:
     if all_bytes < GIB:
         return f"{free_bytes / MIB:.0f}/{all_bytes / MIB:.0f}M"
-    return f"{free_bytes / GIB:.3g}/{all_bytes / GIB:.3g}G"
+    free, whole = free_bytes / GIB, all_bytes / GIB
+    return f"{free:.2g}/{whole:.2g}G" if whole < 10 else f"{free:.0f}/{whole:.0f}G"
 
 
 def _gpus(offer: Capability) -> str:

@@ -125,7 +125,7 @@ def test_an_unknown_job_is_an_error_with_a_way_out(env: dict[str, str]) -> None:
 def test_balance_workers_and_status_are_for_people_and_for_programs(env: dict[str, str]) -> None:
     assert gridx("balance", env=env).stdout == "ada: 100.00 free, 0.00 held, 100.00 in all\n"
     assert json.loads(gridx("balance", "ada", "--json", env=env).stdout)["balance"] == 100.0
-    head, row = gridx("workers", env=env).stdout.splitlines()
+    head, row, *_ = gridx("workers", env=env).stdout.splitlines()
     assert head.split()[:4] == ["WORKER", "OWNER", "STATUS", "TAKES"]
     assert row.split()[1:4] == ["ada", "online", "own"]
     (worker,) = json.loads(gridx("workers", "--json", env=env).stdout)
