@@ -17,6 +17,7 @@ from coordinator.services.claim import claim
 from coordinator.services.connect import adopt, disconnect
 from coordinator.services.expire import expire, find_due, lose
 from coordinator.services.finish import finish
+from coordinator.services.freeze import note_frozen
 from coordinator.services.hand_back import hand_back
 from coordinator.services.outcome import Outcome
 from coordinator.services.recover import recover
@@ -196,18 +197,44 @@ class ServicesMachine(RuleBasedStateMachine):
         done = self.db.run(finish, self.db.settings, told, worker, 4)
         assert done.outcome is Outcome.REPEATED
 
-    @rule(which=which_job, lag=lag, by_its_worker=st.booleans())
-    def hand_back(self, which: int, lag: int, by_its_worker: bool) -> None:
+    @rule(which=which_job, lag=lag, is_frozen=st.booleans())
+    def freeze(self, which: int, lag: int, is_frozen: bool) -> None:
+        before = self.job(which)
+        worker = self.worker_of(before)
+        attempt = before.attempt - lag
+        try:
+            after = self.db.run(
+                note_frozen,
+                self.db.settings,
+                before.job_id,
+                attempt,
+                worker,
+                is_frozen=is_frozen,
+            )
+        except StaleLease:
+            return
+        assert (before.state, lag) == (JobState.RUNNING, 0)
+        if not is_frozen or before.started_us is None:
+            assert not after.is_frozen
+        else:
+            assert after.is_frozen
+        self.keep(after)
+
+    @rule(which=which_job, lag=lag, by_its_worker=st.booleans(), is_polite=st.booleans())
+    def hand_back(self, which: int, lag: int, by_its_worker: bool, is_polite: bool) -> None:
         before = self.job(which)
         attempt = before.attempt - lag
         worker = self.worker_of(before) if by_its_worker else self.workers[0]
         try:
-            ended = self.db.run(hand_back, self.db.settings, before.job_id, attempt, worker)
+            ended = self.db.run(
+                hand_back, self.db.settings, before.job_id, attempt, worker, is_polite=is_polite
+            )
         except StaleLease:
             return
         assert before.state is JobState.RUNNING
         assert (before.attempt, before.worker_id) == (attempt, worker.worker_id)
         assert ended.job.tries == before.tries
+        assert ended.job.spared - before.spared in (0, int(is_polite))
         assert ended.job.cost_ucr == 0
         self.keep(ended.job)
 
@@ -220,7 +247,7 @@ class ServicesMachine(RuleBasedStateMachine):
             assert done.job.is_final or done.stop
         self.keep(done.job)
 
-    @rule(seconds=st.sampled_from((0.0, 0.7, 5.0, 30.0, 61.0, 200.0)))
+    @rule(seconds=st.sampled_from((0.0, 0.7, 5.0, 30.0, 61.0, 200.0, 4000.0)))
     def time_passes(self, seconds: float) -> None:
         self.db.pass_time(seconds)
         is_due = self.db.run(find_due)
