@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import blobs, cell, interrupt, memory
+from . import blobs, cell, interrupt, memory, sandbox
 
 cell.main([])
 print()
@@ -11,3 +11,5 @@ print()
 memory.main([])
 print()
 interrupt.main([])
+print()
+sandbox.main([])
