@@ -56,6 +56,7 @@ def facts(work: str = "/work", inputs: str = "/in", *, most_bytes: int = 0) -> d
         "processes": len([name for name in os.listdir("/proc") if name.isdecimal()]),
         "cgroup": cgroup_limits(lambda path: text_of(f"{CGROUP}/{path}")),
         "root_is_read_only": bool(os.statvfs("/").f_flag & os.ST_RDONLY),
+        "root_write": _errno(lambda: _touch("/gridx-probe")),
         "writable": [
             path
             for path in writable_mounts(text_of("/proc/self/mountinfo") or "")

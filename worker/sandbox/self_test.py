@@ -279,7 +279,7 @@ def judge(found: Mapping[str, Any], request: ResourceRequest, *, runtime: str = 
             detail=", ".join(f"{name} {_word(error)}" for name, error in found["denied"].items()),
         ),
         _read_only(found, is_gvisor=is_gvisor),
-        *_folders(found, request),
+        *_folders(found, request, is_gvisor=is_gvisor),
         Check(
             name="no network",
             kept=found["interfaces"] in (["lo"], []) and found["connect"] != 0,
@@ -301,7 +301,7 @@ def judge(found: Mapping[str, Any], request: ResourceRequest, *, runtime: str = 
         ),
         Check(
             name="inputs read-only",
-            kept=bool(found["inputs_are_read_only"]) and found["inputs_write"] != 0,
+            kept=found["inputs_write"] != 0 and (found["inputs_are_read_only"] or is_gvisor),
             detail=_word(found["inputs_write"]),
         ),
         Check(
@@ -324,26 +324,24 @@ def _read_only(found: Mapping[str, Any], *, is_gvisor: bool) -> Check:
     extra = [path for path in found["writable"] if path not in WRITABLE]
     if is_gvisor:  # its own /sys and /proc are files of nobody's
         extra = [path for path in extra if not path.startswith(("/sys", "/proc", "/dev"))]
+    # gVisor does not tell how it has mounted what; that a write fails is all that can be seen.
+    is_read_only = found["root_is_read_only"] or (is_gvisor and found["root_write"] != 0)
     return Check(
         name="read-only root",
-        kept=bool(found["root_is_read_only"]) and not extra,
+        kept=bool(is_read_only) and not extra,
         detail=f"also writable: {' '.join(extra)}" if extra else "only /work, /tmp and /dev/shm",
     )
 
 
-def _folders(found: Mapping[str, Any], request: ResourceRequest) -> list[Check]:
+def _folders(found: Mapping[str, Any], request: ResourceRequest, *, is_gvisor: bool) -> list[Check]:
     work, temporary, shared = found["work"], found["tmp"], found["shm"]
     small = tmp_bytes(request.memory_bytes)
     disk = work_bytes(request.memory_bytes, request.disk_bytes)
     many = [each.get("many") for each in (work, temporary, shared)]
     return [
-        _ends("disk limit", work, disk),
-        _ends("temporary folder", temporary, small),
-        Check(
-            name="number of files",
-            kept=all(each and each[1] == errno.ENOSPC and each[0] <= FILES for each in many),
-            detail=", ".join(f"{each[0]} then {_word(each[1])}" if each else "?" for each in many),
-        ),
+        _ends("disk limit", work, disk, is_gvisor=is_gvisor),
+        _ends("temporary folder", temporary, small, is_gvisor=is_gvisor),
+        _number_of_files(many, is_gvisor=is_gvisor),
         Check(
             name="shared memory",
             kept=shared.get("bytes") == shared_bytes(request.memory_bytes),
@@ -352,12 +350,23 @@ def _folders(found: Mapping[str, Any], request: ResourceRequest) -> list[Check]:
     ]
 
 
-def _ends(name: str, folder: Mapping[str, Any], size_bytes: int) -> Check:
+def _number_of_files(many: Sequence[Sequence[int] | None], *, is_gvisor: bool) -> Check:
+    kept = all(each and each[1] == errno.ENOSPC and each[0] <= FILES for each in many)
+    detail = ", ".join(f"{each[0]} then {_word(each[1])}" if each else "?" for each in many)
+    if is_gvisor and not kept:
+        # Its files are memory of its own process, which the container's limit counts.
+        kept, detail = True, "under gVisor they count as memory"
+    return Check(name="number of files", kept=kept, detail=detail)
+
+
+def _ends(name: str, folder: Mapping[str, Any], size_bytes: int, *, is_gvisor: bool) -> Check:
     filled = folder.get("filled")
     if not filled:
         why = f"not writable: {_word(folder['write'])}" if folder.get("write") else "not limited"
         return Check(name=name, kept=False, detail=f"{why}, {_bytes(folder.get('bytes'))}")
     missing = [flag for flag in ("noexec", "nosuid", "nodev") if not folder[flag]]
+    if is_gvisor:
+        missing = []  # it shows no such flag
     return Check(
         name=name,
         # Less than all of it goes in: the runtime has put something there before.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,6 +45,7 @@ FOUND: dict[str, Any] = {
         "cores": 1.0,
     },
     "root_is_read_only": True,
+    "root_write": 30,
     "writable": ["/work", "/tmp", "/dev/shm"],
     "inputs": [],
     "inputs_are_read_only": True,
@@ -112,6 +114,9 @@ def test_each_thing_that_is_missing_is_named(changes: dict[str, Any], name: str)
 def test_gvisor_differs_where_it_is_known_to_and_says_so() -> None:
     told = found(
         supervisor=0,
+        root_is_read_only=False,  # of none of these it tells
+        inputs_are_read_only=False,
+        work={**FOUND["work"], "noexec": False, "many": [20000, 0]},
         first={},
         oom_score_adj=0.0,
         cgroup=dict.fromkeys(FOUND["cgroup"]),
@@ -121,6 +126,8 @@ def test_gvisor_differs_where_it_is_known_to_and_says_so() -> None:
     details = {check.name: check.detail for check in judge(told, REQUEST, runtime="runsc")}
     assert "open under gVisor" in details["supervisor closed to the job"]
     assert "gVisor does not show it" in details["memory limit"]
+    assert "count as memory" in details["number of files"]
+    assert "inputs read-only" in broken(found(inputs_write=0), "runsc")
     assert "no network" in broken(found(interfaces=["eth0"]), "runsc")
 
 
@@ -212,3 +219,12 @@ def test_the_table_is_as_wide_as_the_terminal_and_says_what_to_do() -> None:
     assert "Delegate=cpu" in text
     assert lines[-1] == "This machine is not fit yet."
     assert max(map(len, lines)) <= 90
+
+
+def test_the_page_says_of_each_check_what_to_do() -> None:
+    root = Path(__file__).resolve().parents[3]
+    page = (root / "docs" / "reference" / "self-test.md").read_text(encoding="utf-8")
+    names = [check.name for check in judge(FOUND, REQUEST)]
+    for name in [*names, "answers", "killed in time", "out of memory is seen"]:
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| {name} |")]
+        assert row.endswith(f"| {hint_of(name).strip()} |"), name
