@@ -19,6 +19,7 @@ import pytest
 
 from tests.support.kernels import CellRun, Kernel
 from tests.support.programs import Coordinator, Worker, grid, wait_for
+from worker.lending.control import Ask, ask_worker
 
 USER = "researcher"
 FAST = ("--grace-s", "1", "--heartbeat-s", "0.5")
@@ -212,6 +213,29 @@ def test_a_session_has_the_image_of_its_first_cell(kernel: Kernel) -> None:
     assert "Session image-of has the image python, as its first cell asked" in said(ran)
     assert good(kernel.run("%%gridx --session image-of --image python\nprint(x)")) == "1\n"
     good(kernel.run("%gridx session stop image-of"))
+
+
+# --- what a job waits for ---------------------------------------------------------------------
+
+
+def test_a_cell_that_stands_still_with_its_lenders_pause_says_so(
+    running: tuple[Coordinator, Worker], kernel: Kernel
+) -> None:
+    folder = Path(running[1].argv[running[1].argv.index("--data-dir") + 1])
+    asked = kernel.start(
+        "%%gridx\nimport time\nfor _ in range(30):\n    time.sleep(0.1)\nprint('done')"
+    )
+    waits_for = [("running 00:", "pause"), ("standing still at 00:", "resume")]
+    ran = CellRun()
+    for message in kernel.messages(asked, 60):
+        ran.messages.append(message)
+        if waits_for and waits_for[0][0] in str(message[2].get("data")):
+            ask_worker(folder, Ask(command=waits_for.pop(0)[1]))
+    kernel.client.get_shell_msg(timeout=30)
+    assert good(ran) == "done\n"
+    assert "(Paused by its lender: " in ran.plain
+    assert "Time and cost stand still" in ran.plain
+    assert ran.plain.rstrip().rpartition("Grid-X: ")[2].startswith("completed")
 
 
 # --- what travels ----------------------------------------------------------------------------
