@@ -205,6 +205,17 @@ def test_a_package_that_is_not_there_is_named(api: Any, base: ImageInfo, index: 
     assert str(index) not in error.message
 
 
+def test_an_index_that_does_not_answer_is_the_workers_trouble(
+    api: Any, base: ImageInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", "http://ann:s3cret@127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "1")  # without one pip does not say why
+    with pytest.raises(SandboxError) as caught:
+        built(api, base, "no-such-package")
+    assert "does not answer" in caught.value.message
+    assert "s3cret" not in str(caught.value)
+
+
 def test_versions_that_conflict_are_named(api: Any, base: ImageInfo, index: Path) -> None:
     make_wheel(index, "alpha")
     make_wheel(index, "beta", requires=["alpha<1"])

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -27,6 +28,7 @@ import msgspec
 from packaging.requirements import Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
+from gridx.errors import SandboxError
 from gridx.resources import GIB, format_bytes
 
 from .manifest import ImageManifest, minor_of
@@ -49,6 +51,10 @@ _OF_THE_NETWORK: Final = (
 )
 _NAMING_HOSTS: Final = ("URL", "LINKS", "HOST", "PROXY", "_proxy")
 _CONFLICT: Final = re.compile(r"ResolutionImpossible|conflicting dependencies")
+
+_UNREACHABLE: Final = re.compile(
+    r"NewConnectionError|ConnectTimeoutError|NameResolutionError|ProxyError|SSLError|Read timed out"
+)
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,19 +109,42 @@ def resolve(
 
     Raises:
         PipFailed: there is no such package or version, no wheel, or they conflict.
+        SandboxError: the index does not answer, or this worker has no pip.
     """
+    if find_spec("pip") is None:
+        raise SandboxError(
+            "This worker's Python has no pip, so it installs no packages.",
+            hint="Its lender can run `python -m ensurepip` there, or say --pip off.",
+        )
     with tempfile.TemporaryDirectory(prefix="gridx-pip-") as scratch:
         pip = _Pip(Path(scratch), manifest, limits)
-        asked = {str(canonicalize_name(Requirement(line).name)) for line in requirements}
-        kept = [f"{n}=={v}" for n, v in manifest.packages.items() if n not in asked]
         try:
-            pins = pip.resolve(requirements, kept)
+            pins = pip.resolve(requirements, kept(requirements, manifest.packages))
         except PipFailed as error:
+            if _UNREACHABLE.search(error.log):
+                raise SandboxError(
+                    "The package index of this worker does not answer.",
+                    hint="Its lender can try: python -m pip download tqdm.",
+                ) from None
             if not _CONFLICT.search(error.log):
                 raise
             pins = pip.resolve(requirements, [])
         missing = tuple(pin for pin in pins if manifest.packages.get(pin.name) != pin.version)
         yield Resolved({pin.name: pin.version for pin in pins}, missing, pip)
+
+
+def kept(requirements: Sequence[str], packages: Mapping[str, str]) -> list[str]:
+    """Return the constraints that leave an image as it is, where ``requirements`` let it be.
+
+    >>> kept(["numpy>=2", "six==1.16"], {"numpy": "2.4.6", "six": "1.17.0", "tqdm": "4.70.1"})
+    ['numpy==2.4.6', 'tqdm==4.70.1']
+    """
+    asked = {str(canonicalize_name(one.name)): one for one in map(Requirement, requirements)}
+    return [
+        f"{name}=={version}"
+        for name, version in packages.items()
+        if name not in asked or asked[name].specifier.contains(version, prereleases=True)
+    ]
 
 
 def fetched(resolved: Resolved) -> list[Wheel]:

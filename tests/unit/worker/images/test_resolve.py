@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.images.resolve import hosts_in, parse_settings
+from worker.images.resolve import hosts_in, kept, parse_settings
 
 
 def test_places_are_taken_from_the_lenders_configuration_and_nothing_else() -> None:
@@ -32,3 +32,10 @@ def test_hosts_accounts_and_passwords_of_places_are_hidden() -> None:
         "PIP_TIMEOUT": "180",
     }
     assert hosts_in(places) == {"ann", "s3cret", "pypi.corp.test", "mirror.test", "proxy.test"}
+
+
+def test_what_an_image_has_stays_where_the_list_lets_it() -> None:
+    packages = {"numpy": "2.4.6", "six": "1.17.0", "tqdm": "4.70.1"}
+    assert kept(["toolz"], packages) == ["numpy==2.4.6", "six==1.17.0", "tqdm==4.70.1"]
+    assert kept(["numpy", "Six==1.16.0"], packages) == ["numpy==2.4.6", "tqdm==4.70.1"]
+    assert kept(["numpy<2", "tqdm[telegram]>=4"], packages) == ["six==1.17.0", "tqdm==4.70.1"]
