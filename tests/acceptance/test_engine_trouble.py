@@ -27,7 +27,10 @@ from worker.sandbox.docker import DockerEngine
 
 pytestmark = pytest.mark.docker
 
-OPTIONS = ("--warm", "1", "--cores", "2", "--memory", "8G", "--slots", "6", "--drain-s", "0")
+OPTIONS = (
+    *("--warm", "1", "--cores", "2", "--memory", "8G", "--slots", "6", "--drain-s", "0"),
+    *("--languages", "python"),  # the image that the second engine has
+)
 LOAD = (
     "import time\ntime.sleep(600)",
     "while True: print('x' * 1000)",

@@ -81,7 +81,7 @@ async def test_a_flood_with_a_fast_reader_is_counted_and_costs_no_memory(
         f"os.write({fd}, b'the end\\n')"
     )
     sent_bytes = blocks * 64_000 + 8
-    options = ("--warm", "1", "--cores", "2", "--memory", "4G")
+    options = ("--warm", "1", "--cores", "2", "--memory", "4G", "--languages", "python")
     async with (
         worker_coordinator() as coordinator,
         worker_program(coordinator.url, tmp_path, *options, DOCKER_HOST=second.host) as program,
