@@ -290,8 +290,7 @@ async def test_a_job_that_stands_still_too_long_is_handed_back(
 async def test_a_pause_may_hand_jobs_back_or_let_them_finish(
     coordinator: WorkerCoordinator, worker: WorkerProgram, tmp_path: Path, jobs: OnPause
 ) -> None:
-    told = tmp_path.with_name(f"{tmp_path.name}-told")  # its own data folder no job can see
-    code = f"import os, time\nprint('on', flush=True)\nwhile not os.path.exists({str(told)!r}): time.sleep(0.02)"
+    code = "import time\nprint('on', flush=True)\ntime.sleep(3)"
     ref = coordinator.give(code, user="lender")
     await coordinator.wait(lambda: coordinator.text(ref) == "on\n")
     await tell(tmp_path, "pause", jobs=jobs)
@@ -299,8 +298,6 @@ async def test_a_pause_may_hand_jobs_back_or_let_them_finish(
         await coordinator.wait(lambda: coordinator.handed_back(ref))
         assert ref not in coordinator.settled
         return
-    await beats(coordinator, 2)
-    told.touch()
     assert (await coordinator.wait_settled(ref)).cause is Cause.COMPLETED
     assert not coordinator.of(AttemptFrozen)
 
@@ -354,17 +351,14 @@ async def test_a_coordinator_of_the_release_before_gets_its_job_back(
 async def test_a_drained_worker_takes_nothing_lets_its_job_end_and_leaves_with_0(
     coordinator: WorkerCoordinator, worker: WorkerProgram, tmp_path: Path
 ) -> None:
-    told = tmp_path.with_name(f"{tmp_path.name}-told")  # its own data folder no job can see
-    code = f"import os, time\nprint('on', flush=True)\nwhile not os.path.exists({str(told)!r}): time.sleep(0.02)\nprint('off')"
+    code = "import time\nprint('on', flush=True)\ntime.sleep(4)\nprint('off')"
     ref = coordinator.give(code, user="lender")
     await coordinator.wait(lambda: coordinator.text(ref) == "on\n")
-    code_of_exit, out, _ = await gridx_worker("drain", "--data-dir", str(tmp_path))
-    assert code_of_exit == 0 and "stops when its jobs have ended" in out
+    assert "stops when its jobs have ended" in (await tell(tmp_path, "drain")).note
     said = (await capability(coordinator, paused=True)).capability.pause
     assert said is not None and said.reason is PauseReason.DRAINING
     late = coordinator.give("print(1)", user="lender")
     await coordinator.wait(lambda: coordinator.handed_back(late))
-    told.touch()
     assert (await coordinator.wait_settled(ref)).cause is Cause.COMPLETED
     assert await worker.wait_exit() == 0
     assert coordinator.text(ref) == "on\noff\n"
@@ -374,7 +368,8 @@ async def test_a_drained_worker_takes_nothing_lets_its_job_end_and_leaves_with_0
 async def test_an_idle_worker_drains_at_once_and_starts_again_as_if_nothing_was(
     coordinator: WorkerCoordinator, worker: WorkerProgram, tmp_path: Path
 ) -> None:
-    await tell(tmp_path, "drain")
+    code, out, _ = await gridx_worker("drain", "--data-dir", str(tmp_path))
+    assert code == 0 and "stops when its jobs have ended" in out
     assert await worker.wait_exit() == 0
     async with worker_program(coordinator.url, tmp_path, *PROCESS) as again:
         await again.wait_ready()
