@@ -18,6 +18,7 @@ import pytest
 
 from gridx.errors import SandboxError
 from gridx.ids import new_worker_id
+from tests.support.second_engine import SecondEngine
 from worker.sandbox import docker, limits
 from worker.sandbox.docker import DockerEngine
 from worker.sandbox.self_test import hint_of
@@ -179,6 +180,22 @@ async def test_a_container_that_does_not_even_start_is_a_refusal(
         await engine.close()
     label = {"label": f"gridx.worker={engine._worker_id}"}
     assert docker_api.containers(all=True, filters=label) == []
+
+
+async def test_under_gvisor_the_known_differences_pass_and_are_told(
+    second: SecondEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "runsc" in second.runtimes(), "gVisor is not installed here: apt-get install runsc"
+    monkeypatch.setenv("DOCKER_HOST", second.host)
+    record = tmp_path / "self-test.json"
+    engine = DockerEngine(worker_id=new_worker_id(), runtime="runsc", self_test=record)
+    try:
+        await engine.prepare()
+    finally:
+        await engine.close()
+    details = {check.name: check.detail for check in engine.isolation.checks}
+    assert "under gVisor" in details["supervisor closed to the job"]
+    assert record.exists()
 
 
 async def test_the_check_command_is_for_people_and_for_programs(docker_api: Any) -> None:
