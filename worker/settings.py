@@ -148,7 +148,7 @@ def parser(
     made.add_argument("--cores", type=float, help="cores to lend; default: all")
     made.add_argument("--memory", type=_size, metavar="SIZE", help="memory to lend, as 4G")
     made.add_argument("--slots", type=int, help="jobs at a time; default: two for each core")
-    made.add_argument("--warm", type=int, metavar="N", help="sandboxes kept warm")
+    made.add_argument("--warm", type=int, metavar="N", help="sandboxes kept warm at most")
     made.add_argument(
         "--drain-s", type=float, default=10.0, help="how long a stop waits for running jobs"
     )
