@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 from gridx.errors import EnvironmentFailed, SandboxError
 from tests.support.image_engine import MANIFEST, ImageEngine
+from tests.support.wheels import make_wheel
 from worker.images import ImageInfo
+from worker.images import environments as module
 from worker.images.environments import build_environment, environments, evict
+from worker.images.resolve import Pin, Wheel
 
 BASE = ImageInfo(tag="gridx/python:3.11-a", id="sha256:gridx/python:3.11-a", manifest=MANIFEST)
 
@@ -70,3 +76,39 @@ def test_an_image_that_is_gone_is_the_workers_trouble_and_not_the_users() -> Non
     with pytest.raises(SandboxError) as caught:
         build_environment(ImageEngine(), ["x"], base=BASE.announced(), say=lambda _: None)
     assert BASE.tag in caught.value.message
+
+
+class EngineWithLargeResults(ImageEngine):
+    """Whatever it builds takes 3 GiB."""
+
+    def build(self, **options: Any) -> Any:
+        lines = super().build(**options)
+        self.images_by_name[options["tag"]]["Size"] = 3 << 30
+        return lines
+
+
+def test_an_environment_that_takes_too_much_is_removed_and_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Found:
+        versions: ClassVar = {"alpha": "1.0"}
+        missing = (Pin("alpha", "1.0", "ab"),)
+
+    @contextmanager
+    def resolved(*_: object, **__: object) -> Iterator[Found]:
+        yield Found()
+
+    wheel = make_wheel(tmp_path, "alpha")
+    monkeypatch.setattr(module, "resolve", resolved)
+    monkeypatch.setattr(module, "fetched", lambda _: [Wheel(wheel.name, "ab", wheel)])
+    engine = EngineWithLargeResults()
+    engine.add(BASE.tag, MANIFEST, size_bytes=1 << 20)
+    with pytest.raises(EnvironmentFailed) as caught:
+        build_environment(engine, ["alpha"], base=BASE.announced(), say=lambda _: None)
+    assert "a job may have 2 GiB" in caught.value.message
+    (build,) = engine.builds
+    assert engine.removed == [build["tag"]]
+    assert build["network_mode"] == "none"
+    assert build["container_limits"] == {"memory": 2 << 30, "memswap": 2 << 30}
+    assert build["buildargs"] == {"BASE": BASE.id, "FOLDER": "/opt/gridx/env"}
+    assert "more/alpha.py" in engine.contexts[0]
