@@ -138,10 +138,14 @@ def seen_from_outside(
         and after.oom_kills is not None
         and after.oom_kills > before.oom_kills
     )
+    cpu_s = max(0.0, after.cpu_s - before.cpu_s)
     peak_bytes = after.peak_memory_bytes
+    if source == "stats":  # short of the truth; and a job that lies about itself says less
+        cpu_s = max(cpu_s, said.cpu_s)
+        peak_bytes = max(peak_bytes or 0, said.peak_memory_bytes)
     return msgspec.structs.replace(
         said,
-        cpu_s=max(0.0, after.cpu_s - before.cpu_s),
+        cpu_s=cpu_s,
         peak_memory_bytes=said.peak_memory_bytes if peak_bytes is None else peak_bytes,
         out_of_memory=said.out_of_memory or killed,
         source=source,

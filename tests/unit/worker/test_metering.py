@@ -139,3 +139,9 @@ async def test_an_engine_that_fails_ends_the_sampling() -> None:
     await asyncio.sleep(0)
     assert meter.read() is None
     meter.close()
+
+
+def test_statistics_that_are_late_do_not_lower_what_the_inside_says() -> None:
+    said = Usage(cpu_s=0.7, peak_memory_bytes=50, source="rusage")
+    usage = seen_from_outside(said, HostReading(1.0, 20), HostReading(1.2, 90), source="stats")
+    assert (usage.cpu_s, usage.peak_memory_bytes, usage.source) == (0.7, 90, "stats")
