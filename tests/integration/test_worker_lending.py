@@ -390,3 +390,57 @@ async def test_a_paused_worker_gives_back_what_waits_for_jobs_when_it_is_stopped
         await coordinator.wait(lambda: coordinator.handed_back(ref))  # at once: it will not end
         assert await worker.wait_exit() == 0
         assert not [one for one in below if one.is_running() and one.pid != os.getpid()]
+
+
+# Of NVIDIA's library only what a worker asks; temperatures are in a file.
+NVML = """
+import os
+from types import SimpleNamespace
+
+class NVMLError(Exception):
+    value = 0
+
+NVML_ERROR_GPU_IS_LOST, NVML_ERROR_RESET_REQUIRED, NVML_TEMPERATURE_GPU = 15, 16, 0
+
+def __getattr__(name):
+    def absent(*arguments):
+        raise NVMLError(name)
+    return absent
+
+def nvmlInit(): pass
+def nvmlDeviceGetCount(): return 2
+def nvmlDeviceGetHandleByIndex(index): return index
+def nvmlDeviceGetUUID(card): return "GPU-" + "ab"[card]
+def nvmlDeviceGetName(card): return "A100"
+def nvmlDeviceGetMemoryInfo(card): return SimpleNamespace(total=2**30, used=0)
+def nvmlDeviceGetTemperature(card, kind):
+    with open(os.environ["GPU_TEMPERATURES"]) as file:
+        return float(file.read().split()[card])
+"""
+
+
+async def test_a_gpu_snoozes_and_wakes_and_a_hot_one_pauses_the_worker(
+    coordinator: WorkerCoordinator, tmp_path: Path
+) -> None:
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library" / "pynvml.py").write_text(NVML)
+    temperatures = tmp_path / "temperatures"
+    temperatures.write_text("40 41")
+    env = {"PYTHONPATH": str(tmp_path / "library"), "GPU_TEMPERATURES": str(temperatures)}
+    async with worker_program(coordinator.url, tmp_path, *PROCESS, **env) as worker:
+        await worker.wait_ready()
+        assert [gpu.uuid for gpu in coordinator.hellos[0].capability.gpus] == ["GPU-a", "GPU-b"]
+        status = await tell(tmp_path, "snooze", gpu="0", for_s=3600.0)
+        assert [gpu.is_snoozed for gpu in status.gpus] == [True, False]
+        await coordinator.wait(lambda: _gpus(coordinator) == ["GPU-b"])
+        await tell(tmp_path, "wake", gpu="GPU-a")
+        await coordinator.wait(lambda: _gpus(coordinator) == ["GPU-a", "GPU-b"])
+        temperatures.write_text("40 91")
+        said = (await capability(coordinator, paused=True)).capability.pause
+        assert said is not None and said.reason is PauseReason.GPU_HOT
+        assert (await tell(tmp_path, "status")).readings.gpu_temperature_c == 91
+
+
+def _gpus(coordinator: WorkerCoordinator) -> list[str]:
+    changed = coordinator.of(CapabilityChanged)
+    return [gpu.uuid for gpu in changed[-1].capability.gpus] if changed else []
