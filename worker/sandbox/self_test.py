@@ -176,7 +176,10 @@ async def self_test(
         checks, seen = await asyncio.gather(_from_inside(looking, runtime), _out_of_memory(eating))
     finally:
         await asyncio.gather(*(sandbox.kill() for sandbox in sandboxes))
-    return (*checks, seen)
+    killed = checks.pop()
+    if not killed.kept:  # a machine that was busy for a moment is told from one that cannot
+        killed = await _killed_in_time(await engine.start(SMALL_REQUEST, image=image))
+    return (*checks, killed, seen)
 
 
 async def _from_inside(sandbox: Sandbox, runtime: str) -> list[Check]:
@@ -193,12 +196,14 @@ async def _from_inside(sandbox: Sandbox, runtime: str) -> list[Check]:
 
 
 async def _killed_in_time(sandbox: Sandbox) -> Check:
-    await sandbox.send(Run(call=2, kind="cell", code=_SPIN, timeout_s=PATIENCE_S, keep=True))
-    async with asyncio.timeout(PATIENCE_S):
-        while not isinstance(await sandbox.receive(), Events):
-            pass
-    began_s = time.monotonic()
-    await sandbox.kill()
+    try:
+        await sandbox.send(Run(call=2, kind="cell", code=_SPIN, timeout_s=PATIENCE_S, keep=True))
+        async with asyncio.timeout(PATIENCE_S):
+            while not isinstance(await sandbox.receive(), Events):
+                pass
+    finally:
+        began_s = time.monotonic()
+        await sandbox.kill()
     took_s = time.monotonic() - began_s
     return Check(name="killed in time", kept=took_s < KILL_LIMIT_S, detail=f"{took_s:.2f} s")
 
