@@ -11,7 +11,6 @@ import msgspec
 
 from gridx.display.text import clean_line
 from gridx.errors import InvalidRequest
-from gridx.ids import parse_user_name
 from gridx.resources import Capability, Gpu, Image, Isolation, Load, Pause
 
 MAX_IMAGES: Final = 64
@@ -47,8 +46,7 @@ def checked_capability(capability: Capability) -> Capability:
         _check_image(image)
     for gpu in capability.gpus:
         _check_gpu(gpu)
-    for user in capability.users:
-        parse_user_name(user)
+    _check_names(capability.users, "user")
     return msgspec.structs.replace(
         capability,
         users=tuple(dict.fromkeys(capability.users)),

@@ -34,6 +34,7 @@ from gridx.protocol import (
     from_worker,
     to_worker,
 )
+from gridx.resources import Capability
 
 from ..bus.base import job_subject
 from ..rules.access import Scope
@@ -56,6 +57,18 @@ _MAX_NAME = 128
 
 _hello_numbers = itertools.count(1)
 _log = logging.getLogger(__name__)
+
+
+def _taken(capability: Capability) -> Capability:
+    """Return an offer as it is taken, or refuse it.
+
+    Raises:
+        InvalidRequest: no machine can make it, or whom it names can be no user.
+    """
+    checked = checked_capability(capability)
+    for user in checked.users:
+        parse_user_name(user)
+    return checked
 
 
 class WorkerSocket(WebSocketHandler):
@@ -192,7 +205,7 @@ class WorkerSocket(WebSocketHandler):
         user = parse_user_name(hello.user)
         if not 0 < len(hello.name) <= _MAX_NAME or not hello.name.isprintable():
             raise InvalidRequest(f"A worker's name has 1 to {_MAX_NAME} printable characters.")
-        capability = checked_capability(hello.capability)
+        capability = _taken(hello.capability)
         settings, store = context.settings, context.store
         check_signature(hello, store.now_us() / 1e6)
         if hello.token is not None:
@@ -260,7 +273,7 @@ class WorkerSocket(WebSocketHandler):
             case HandBack():
                 context.spawn(self._answer(link, context.dispatcher.hand_back(link, message)))
             case CapabilityChanged():
-                capability = checked_capability(message.capability)
+                capability = _taken(message.capability)
                 link.worker = await context.store.run(
                     enroll.set_capability, link.worker, capability
                 )
