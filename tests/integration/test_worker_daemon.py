@@ -22,6 +22,8 @@ from tests.support.programs import wait_for
 from tests.support.worker_coordinator import WorkerCoordinator, worker_coordinator
 from tests.support.worker_program import WorkerProgram, worker_program
 
+# No file tells a job when to go on: it sees neither the worker's folder nor the test's /tmp.
+WHILE_THE_TEST_ACTS = "import time; time.sleep(3)"
 PROCESS = ("--sandbox", "process", "--warm", "1", "--cores", "2", "--memory", "4G")
 
 
@@ -106,14 +108,12 @@ async def test_output_goes_on_without_a_gap_after_the_connection_was_cut(
 
 
 async def test_a_job_goes_on_while_the_coordinator_is_away(
-    coordinator: WorkerCoordinator, worker: WorkerProgram, tmp_path: Path
+    coordinator: WorkerCoordinator, worker: WorkerProgram
 ) -> None:
-    away = tmp_path / "away"
-    code = f"print('begun')\n{waits_for(away)}\nfor i in range(40000): print('x' * 90)"
+    code = f"print('begun')\n{WHILE_THE_TEST_ACTS}\nfor i in range(40000): print('x' * 90)"
     ref = coordinator.give(code, user="lender")
     await coordinator.wait(lambda: coordinator.text(ref) == "begun\n")
     await coordinator.stop()
-    away.touch()
     outbox = await _ended_outbox(worker, ref.job_id)
     assert sum(path.stat().st_size for path in outbox.glob("*.events")) > 3_000_000
     await coordinator.start()
@@ -167,16 +167,14 @@ async def test_a_fenced_attempt_is_dropped_without_a_word(
 
 
 async def test_sigterm_lets_a_short_job_finish_and_exits_0(
-    coordinator: WorkerCoordinator, worker: WorkerProgram, tmp_path: Path
+    coordinator: WorkerCoordinator, worker: WorkerProgram
 ) -> None:
-    told = tmp_path / "told"
-    ref = coordinator.give(f"print('on')\n{waits_for(told)}\nprint('off')", user="lender")
+    ref = coordinator.give(f"print('on')\n{WHILE_THE_TEST_ACTS}\nprint('off')", user="lender")
     await coordinator.wait(lambda: coordinator.text(ref) == "on\n")
     worker.signal(signal.SIGTERM)
     await coordinator.wait(lambda: coordinator.of(CapabilityChanged))
     assert coordinator.of(CapabilityChanged)[-1].capability.slots == 0
     late = coordinator.give("print('too late')", user="lender")
-    told.touch()
     report = await coordinator.wait_settled(ref)
     assert report.cause is Cause.COMPLETED
     await coordinator.wait(lambda: coordinator.handed_back(late))
@@ -307,11 +305,6 @@ async def cut_once(coordinator: WorkerCoordinator) -> None:
     hellos = len(coordinator.hellos)
     coordinator.cut()
     await coordinator.wait(lambda: len(coordinator.hellos) > hellos)
-
-
-def waits_for(path: Path) -> str:
-    """Return code that goes on when the test makes ``path``."""
-    return f"import os, time\nwhile not os.path.exists({str(path)!r}): time.sleep(0.01)"
 
 
 async def _ended_outbox(worker: WorkerProgram, job_id: str) -> Path:
