@@ -27,7 +27,6 @@ class OneImage:
 
     kind = "docker"
     environments = True
-    isolation = None
     isolation = Isolation(runtime="runc")
     images = (
         Image(name="gridx/python:3.11-1", digest="sha256:1", language="python", python="3.11"),
