@@ -21,7 +21,7 @@ from gridx.states import Cause
 from tests.support.programs import wait_for
 from tests.support.second_engine import SecondEngine
 from tests.support.worker_coordinator import WorkerCoordinator, worker_coordinator
-from tests.support.worker_program import WorkerProgram, worker_program
+from tests.support.worker_program import worker_program
 from worker.sandbox.base import DEFAULT_REQUEST
 from worker.sandbox.docker import DockerEngine
 
@@ -67,12 +67,15 @@ def folders(data_dir: Path) -> int:
 async def test_a_worker_that_is_killed_under_load_leaves_nothing_running(
     second: SecondEngine, coordinator: WorkerCoordinator, tmp_path: Path
 ) -> None:
-    first = await WorkerProgram.start(coordinator.url, tmp_path, *OPTIONS, DOCKER_HOST=second.host)
-    await first.wait_ready()
-    refs = await under_load(coordinator)
-    worker_id = coordinator.hellos[0].worker_id
-    first.signal(signal.SIGKILL)  # the pool may well be in the middle of a start
-    await first.wait_exit()
+    # Ended in any case, also where something fails before the kill.
+    async with worker_program(
+        coordinator.url, tmp_path, *OPTIONS, DOCKER_HOST=second.host
+    ) as first:
+        await first.wait_ready()
+        refs = await under_load(coordinator)
+        worker_id = coordinator.hellos[0].worker_id
+        first.signal(signal.SIGKILL)  # the pool may well be in the middle of a start
+        await first.wait_exit()
     assert second.containers(worker_id)
     await until(lambda: second.containers(worker_id, all=False) == set())  # at their stdin's end
     left = second.containers(worker_id)
