@@ -59,7 +59,7 @@ def test_a_package_that_the_image_lacks_is_refused_before_anything_is_sent(
     assert error is not None
     text = " ".join([error["evalue"], *error["traceback"]])
     assert re.search(r"polars \d[\d.]*, which the image \S+ lacks", text)
-    assert "pip install --no-deps --target ." in text
+    assert "Have it installed there: --pip polars==" in text
     assert kernel.run("%gridx jobs -a").stdout.count("job_") == before
 
 
