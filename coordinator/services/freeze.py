@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from gridx.errors import StaleLease
 from gridx.states import AttemptState
 
 from ..rules import freezing
@@ -12,7 +11,7 @@ from ..settings import Settings
 from ..store import attempts, calls, jobs
 from ..store.jobs import CurrentAttempt, Found
 from ..store.records import JobRecord, WorkerRecord
-from .outcome import held_by
+from .outcome import find_held
 
 
 def note_frozen(
@@ -32,14 +31,7 @@ def note_frozen(
     Raises:
         StaleLease: the attempt is not live, or not this worker's.
     """
-    found = jobs.find(tx, job_id)
-    current = held_by(found, attempt, worker)
-    if found is None or current is None:
-        raise StaleLease(
-            f"Attempt {attempt} of {job_id} is no longer live on this worker.",
-            job_id=job_id,
-            attempt=attempt,
-        )
+    found, current = find_held(tx, job_id, attempt, worker)
     if not is_frozen:
         thaw(tx, now_us, found, current)
     elif current.state is AttemptState.RUNNING and current.frozen.since_us is None:

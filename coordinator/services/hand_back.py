@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from gridx.errors import StaleLease, WorkerLost
+from gridx.errors import WorkerLost
 from gridx.schemas import Reason
 
 from ..rules import jobs as job_rules
@@ -16,10 +16,10 @@ from ..rules import sessions as session_rules
 from ..rules.attempts import AttemptEvent
 from ..rules.jobs import JobEvent
 from ..settings import Settings
-from ..store import calls, jobs
+from ..store import calls
 from ..store.jobs import CurrentAttempt, Found
 from ..store.records import WorkerRecord
-from .outcome import Ended, Report, end_attempt, held_by
+from .outcome import Ended, Report, end_attempt, find_held
 
 
 def hand_back(
@@ -46,14 +46,7 @@ def hand_back(
     Raises:
         StaleLease: the attempt is not live, or not this worker's.
     """
-    found = jobs.find(tx, job_id)
-    current = held_by(found, attempt, worker)
-    if found is None or current is None:
-        raise StaleLease(
-            f"Attempt {attempt} of {job_id} is no longer live on this worker.",
-            job_id=job_id,
-            attempt=attempt,
-        )
+    found, current = find_held(tx, job_id, attempt, worker)
     reason: Reason | None
     if found.job.cancel_us is not None:
         job_event, reason = JobEvent.STOPPED, job_rules.reason_for_cancel()

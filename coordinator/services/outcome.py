@@ -7,6 +7,7 @@ from enum import StrEnum
 import msgspec
 from sqlalchemy import Connection
 
+from gridx.errors import StaleLease
 from gridx.resources import Usage
 from gridx.schemas import Reason
 from gridx.states import FINAL_JOB_STATES, JobState
@@ -71,6 +72,25 @@ def held_by(found: Found | None, attempt: int, worker: WorkerRecord) -> CurrentA
     ):
         return None
     return current
+
+
+def find_held(
+    tx: Connection, job_id: str, attempt: int, worker: WorkerRecord
+) -> tuple[Found, CurrentAttempt]:
+    """Return a job and its attempt that is live on this worker.
+
+    Raises:
+        StaleLease: it is not live, or not this worker's.
+    """
+    found = jobs.find(tx, job_id)
+    current = held_by(found, attempt, worker)
+    if found is None or current is None:
+        raise StaleLease(
+            f"Attempt {attempt} of {job_id} is no longer live on this worker.",
+            job_id=job_id,
+            attempt=attempt,
+        )
+    return found, current
 
 
 def end_attempt(
