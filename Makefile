@@ -24,7 +24,7 @@ lab: setup ## The demo's grid with JupyterLab open on it; Ctrl-C ends both
 	@$(PY) scripts/demo.py --lab
 
 test: setup ## Run the whole suite against real services
-	@$(PY) scripts/browser.py
+	@$(PY) scripts/test_programs.py
 	@$(ENGINE) sh -c '$(PY) -m worker.images && exec $(PY) -m pytest $(PYTEST_ARGS)'
 
 check: setup ## Static checks and unit tests, under a minute
@@ -45,7 +45,7 @@ format: setup ## Format the code and mend what ruff can mend
 	@$(PY) -m ruff check --fix .
 
 coverage: setup ## The whole suite with branch coverage
-	@$(PY) scripts/browser.py
+	@$(PY) scripts/test_programs.py
 	@$(ENGINE) sh -c '$(PY) -m worker.images && exec $(PY) -m pytest --cov --cov-report=term $(PYTEST_ARGS)'
 
 bench: setup ## Benchmarks beside the peers, results as a table

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,8 +20,6 @@ from worker.runtime.child import NO_CELLS
 from worker.runtime.frames import Cancel, Run
 
 from .runtime_box import ProcessBox, container_box, process_box
-
-needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="there is no node here")
 
 # name: (code, stdout, stderr, exit code)
 SCRIPTS: dict[str, tuple[str, str, str, int]] = {
@@ -126,7 +123,6 @@ def test_what_a_script_uses_is_metered() -> None:
     assert outcome.exited.usage.cpu_s > 0.01
 
 
-@needs_node
 def test_a_node_script_has_its_name_its_folder_and_its_own_traceback() -> None:
     code = "console.log(__filename, process.argv.length)\nconsole.error('e')\nnull.x\n"
     with process_box() as box:
@@ -138,7 +134,6 @@ def test_a_node_script_has_its_name_its_folder_and_its_own_traceback() -> None:
     assert outcome.exited.message == "The script left with exit code 1."
 
 
-@needs_node
 def test_a_node_script_ends_when_nothing_is_left_to_do() -> None:
     code = "setTimeout(() => console.log('later'), 20); console.log('now')"
     # The address space that the process sandbox leaves to a job of 1 GiB.
