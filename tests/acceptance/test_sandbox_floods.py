@@ -147,7 +147,7 @@ async def test_a_slow_reader_sets_the_pace_of_the_writer(engine: DockerEngine) -
         written[max(0, bisect.bisect(written, (now_s, total)) - 1)][1] - here
         for now_s, here in read_at
     ]
-    assert max(ahead) < 14 * MIB, max(ahead)  # pipes, sockets and queues, never the rest
+    assert max(ahead) < 24 * MIB, max(ahead)  # pipes, sockets and queues, never the rest
     assert frame.usage.wall_s > 0.5 * total / (24 * MIB)
 
 
