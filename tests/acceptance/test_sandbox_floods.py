@@ -200,8 +200,9 @@ async def test_a_flood_that_nothing_ends_goes_on_into_nothing_until_the_kill(
 ) -> None:
     """PID 1 itself, hostile: it minds neither the end of its stdin nor that nobody reads."""
     code = (
-        "import signal\nfor n in (1, 2, 3, 13, 15): signal.signal(n, signal.SIG_IGN)\n"
+        "import signal, time\nfor n in (1, 2, 3, 13, 15): signal.signal(n, signal.SIG_IGN)\n"
         "say(Ready(python='3.11.2', filtered=True))\n"
+        "time.sleep(1)\n"  # else the flood may come with the frame that makes it ready
         "while True:\n    try: os.write(1, bytes(65536))\n    except OSError: pass\n"
     )
     monkeypatch.setattr("worker.sandbox.limits.COMMAND", command(code))

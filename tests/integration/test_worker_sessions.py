@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from tests.support.programs import wait_for
 from tests.support.worker_coordinator import WorkerCoordinator, worker_coordinator
 from tests.support.worker_program import WorkerProgram, worker_program
 
+ROOT = Path(__file__).resolve().parents[2]
 PROCESS = ("--sandbox", "process", "--warm", "1", "--cores", "2", "--memory", "4G")
 
 
@@ -189,7 +191,15 @@ async def test_sigterm_lets_the_call_that_runs_end_first(
     coordinator: WorkerCoordinator, tmp_path: Path
 ) -> None:
     options = (*PROCESS, "--drain-s", "3600")
-    go = tmp_path / "go"
+    # Where a job of the process sandbox sees it: its temporary folders are its own.
+    ROOT.joinpath(".cache").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="gate-", dir=ROOT / ".cache") as gate:
+        await _ends_first(coordinator, tmp_path, options, Path(gate) / "go")
+
+
+async def _ends_first(
+    coordinator: WorkerCoordinator, tmp_path: Path, options: tuple[str, ...], go: Path
+) -> None:
     async with worker_program(coordinator.url, tmp_path, *options, user="lender") as worker:
         await worker.wait_ready()
         code = (
@@ -200,7 +210,7 @@ async def test_sigterm_lets_the_call_that_runs_end_first(
         await coordinator.wait(lambda: coordinator.text(ref) == "on\n")
         worker.signal(signal.SIGTERM)
         await worker.wait_log("stop")
-        go.touch()
+        await asyncio.to_thread(go.touch)
         await coordinator.wait_call(ref, 0)
         await coordinator.wait(lambda: coordinator.handed_back(ref))
         assert coordinator.text(ref) == "on\nend\n"

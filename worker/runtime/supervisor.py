@@ -208,6 +208,7 @@ class Supervisor:
         self._worker_gone = False
         self._frames = Allowance(EVENT_FRAMES_PER_S, EVENT_FRAMES_BURST, self._started_s)
         self._full_ticks = 0
+        self._heard = False  # the child, since the last look at its pipes
         self._rescuing = False
         self._next_tick_s = 0.0
         self._child = JobProcess(ChildOptions(options.filtered, options.limits))
@@ -304,14 +305,20 @@ class Supervisor:
         return bool(select.select([self._in_fd], [], [], 0)[0])
 
     def _look_after_pipes(self) -> None:
-        """Drain the output for a child that cannot: C code may hold the interpreter's lock."""
+        """Drain the output for a child that cannot: C code may hold the interpreter's lock.
+
+        A child that says something, or that nobody could hear, drains it by itself: two that
+        read would mix up the order.
+        """
+        was_silent = not self._heard and self._waiting_bytes < MAX_WAITING_BYTES
+        self._heard = False
         fill = self._child.fullest()
         if self._rescuing:
-            self._rescuing = fill > 0
-        elif fill > RESCUE_FILL:
+            self._rescuing = fill > 0 and was_silent
+        elif fill > RESCUE_FILL and was_silent:
             self._full_ticks += 1
             self._rescuing = self._full_ticks > RESCUE_AFTER_TICKS
-        if not self._rescuing and fill <= RESCUE_FILL:
+        if not self._rescuing and (fill <= RESCUE_FILL or not was_silent):
             self._full_ticks = 0
 
     # -------------------------------------------------------- with the worker
@@ -451,6 +458,7 @@ class Supervisor:
     def _read_records(self) -> None:
         try:
             data = b"".join(read_available(self._child.record_read, GATHERED_BYTES))
+            self._heard = True
             if not data:  # closed by the child: only its own end is left to wait for
                 self._listening = False
             self._take_records(data)
