@@ -148,6 +148,9 @@ def _binaries(interpreter: Interpreter) -> Iterator[Path]:
             yield path
 
 
+_NODE_MODULE: Final = re.compile(rb"/usr/share/nodejs/[\w./-]+\.js")
+
+
 def find_node() -> Program | None:
     """Return this machine's node; None without."""
     path = shutil.which("node")
@@ -169,8 +172,18 @@ def find_node() -> Program | None:
 
 def program_files(name: str, program: Program) -> list[ContextFile]:
     """Return ``program`` as /usr/local/bin/NAME below tree/, and its libraries."""
-    file = _copy(f"tree/usr/local/bin/{name}", Path(program.path), is_executable=True)
-    return [file, *_libraries([Path(program.path)])]
+    path = Path(program.path)
+    file = _copy(f"tree/usr/local/bin/{name}", path, is_executable=True)
+    return [file, *_libraries([path]), *_modules_beside(path)]
+
+
+def _modules_beside(program: Path) -> list[ContextFile]:
+    """Return the modules of its own that Debian's node reads from files: its library names them."""
+    named: set[str] = set()
+    for binary in (program, *linked(_ldd(program)).values()):
+        if binary == program or binary.name.startswith("libnode"):
+            named |= {found.decode() for found in _NODE_MODULE.findall(binary.read_bytes())}
+    return [_copy(f"tree{path}", Path(path)) for path in sorted(named) if Path(path).is_file()]
 
 
 def _libraries(binaries: Iterable[Path]) -> list[ContextFile]:
