@@ -522,9 +522,8 @@ def test_the_value_of_the_last_expression_is_the_value_itself(kernel: Kernel) ->
 
 
 def test_after_a_restart_a_job_is_attached_and_its_values_are_bound(
-    running: tuple[Coordinator, Worker], home: Path, tmp_path: Path
+    running: tuple[Coordinator, Worker], home: Path, tmp_path: Path, gate: Path
 ) -> None:
-    gate = tmp_path / "gate"
     with start(running[0], home) as first:
         msg_id = first.start("%%gridx\nprint('early', flush=True)\n" + GATE.format(gate=str(gate)))
         for _, kind, _content in first.messages(msg_id, 60):
